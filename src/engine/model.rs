@@ -1,0 +1,241 @@
+//! Owns the plain values that the engine answers with: scopes, manifests, blobs, verdicts, errors.
+//! Must not know: HTTP status codes, OCI error codes, how an answer came about.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::repository::Repository;
+use crate::names::{ByteRange, Digest, ImageName, MediaType, RangeRequest, RepositoryName, Tag};
+use crate::store::Reader;
+
+/// Where a request looks: one image of one repository. `library/` was added where it belongs.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    pub repository: Arc<Repository>,
+    pub image: ImageName,
+}
+
+/// Whether the caller wants the body, or only what a HEAD tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Head,
+    Body,
+}
+
+/// How an answer came about: the `X-Cache` word, the same in log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// It lay here, and was fresh where freshness matters.
+    Hit,
+    /// This request started the fetch.
+    Miss,
+    /// This request joined a fetch that was under way.
+    Joined,
+    /// The upstream did not answer well; what is here is older than its time.
+    Stale,
+    /// The upstream said that what is here is still right.
+    Revalidated,
+    /// A failure or an absence was remembered.
+    Negative,
+    /// Fetched past the cache, since nothing can be kept now.
+    Bypass,
+    /// A local repository: no cache is involved.
+    Local,
+}
+
+impl Verdict {
+    pub const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Miss,
+        Self::Joined,
+        Self::Stale,
+        Self::Revalidated,
+        Self::Negative,
+        Self::Bypass,
+        Self::Local,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Negative => "negative",
+            Self::Bypass => "bypass",
+            Self::Local => "local",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A manifest, byte for byte as it was received. `bytes` are there for a HEAD too.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    pub bytes: Bytes,
+    pub verdict: Verdict,
+    /// What a `Warning: 299` header should say.
+    pub warning: Option<String>,
+}
+
+/// What is wanted of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobWant {
+    pub want: Want,
+    pub range: RangeRequest,
+}
+
+/// A blob, or the part of it that was asked for.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    pub digest: Digest,
+    /// Of the whole blob, in bytes.
+    pub size: u64,
+    /// `Some` where only this part was asked for.
+    pub range: Option<ByteRange>,
+    /// `None` for a HEAD.
+    pub reader: Option<Reader>,
+    pub verdict: Verdict,
+}
+
+/// `n` and `last` of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageQuery {
+    /// At most 1,000; more is cut.
+    pub n: Option<u32>,
+    pub last: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TagsPage {
+    pub tags: Vec<String>,
+    /// The query of the next page, to be put on our own path.
+    pub next_query: Option<String>,
+    pub verdict: Verdict,
+}
+
+#[derive(Clone, Debug)]
+pub struct ReferrersPage {
+    /// An OCI index, as received or made.
+    pub bytes: Bytes,
+    pub next_query: Option<String>,
+    pub filters_applied: Option<String>,
+    pub verdict: Verdict,
+}
+
+/// One image of `binaryrepo ls`.
+#[derive(Clone, Debug)]
+pub struct CachedImage {
+    pub repository: RepositoryName,
+    pub image: ImageName,
+    pub tags: Vec<CachedTag>,
+    pub manifests: usize,
+    pub blobs: usize,
+    /// Sum of the sizes of what lies here; content that two images share counts in both.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct CachedTag {
+    pub tag: Tag,
+    pub digest: Digest,
+    /// Seconds since it was last confirmed with the upstream.
+    pub age_s: u64,
+}
+
+/// What `purge` removes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purge {
+    All,
+    Image(ImageName),
+    Tag(ImageName, Tag),
+    Digest(Digest),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    pub documents: u64,
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+/// What `/readyz` and the gauges show.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub ready: bool,
+    pub checks: Vec<Check>,
+    pub counts: crate::cache::Counts,
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// What went wrong, in words of the field; the HTTP side has the one table of status codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    ManifestUnknown,
+    BlobUnknown,
+    NameUnknown,
+    /// A range outside the blob of this size.
+    Unsatisfiable {
+        size: u64,
+    },
+    /// Not possible on this repository, ever.
+    Unsupported,
+    /// The upstream limits us and nothing may be served instead.
+    TooManyRequests,
+    UpstreamUnavailable,
+    UpstreamTimeout,
+    /// We are full or stopping; try again.
+    Overloaded,
+    Internal,
+    /// It exists already, or is in the way.
+    Conflict,
+    /// A field of a management request is wrong.
+    Invalid {
+        field: String,
+    },
+}
+
+/// An error with the sentence for the client. What only the log may see was logged where it arose.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct EngineError {
+    pub kind: ErrorKind,
+    pub message: String,
+    pub verdict: Option<Verdict>,
+    pub retry_after: Option<Duration>,
+}
+
+impl EngineError {
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), verdict: None, retry_after: None }
+    }
+
+    pub fn with_verdict(mut self, verdict: Verdict) -> Self {
+        self.verdict = Some(verdict);
+        self
+    }
+
+    pub fn with_retry_after(mut self, after: Option<Duration>) -> Self {
+        self.retry_after = after;
+        self
+    }
+}

@@ -1,0 +1,132 @@
+//! Owns what a repository is while the server runs: its name, kind and policy.
+//! Must not know: how it is stored, how it is addressed over HTTP.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::clock::UnixMillis;
+use crate::names::{RepositoryId, RepositoryName};
+
+/// A managed repository.
+#[derive(Debug)]
+pub struct Repository {
+    pub id: RepositoryId,
+    pub name: RepositoryName,
+    pub kind: RepositoryKind,
+    pub created: UnixMillis,
+}
+
+#[derive(Debug)]
+pub enum RepositoryKind {
+    Local,
+    Remote(Remote),
+}
+
+/// A pull-through cache of one upstream registry.
+#[derive(Debug)]
+pub struct Remote {
+    pub spec: RemoteSpec,
+}
+
+impl Repository {
+    pub fn remote(&self) -> Option<&Remote> {
+        match &self.kind {
+            RepositoryKind::Remote(remote) => Some(remote),
+            RepositoryKind::Local => None,
+        }
+    }
+
+    pub fn spec(&self) -> RepositorySpec {
+        match &self.kind {
+            RepositoryKind::Local => RepositorySpec::Local,
+            RepositoryKind::Remote(remote) => RepositorySpec::Remote(Box::new(remote.spec.clone())),
+        }
+    }
+}
+
+/// What an administrator asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RepositorySpec {
+    Local,
+    Remote(Box<RemoteSpec>),
+}
+
+/// The policy of a remote repository.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteSpec {
+    pub remote_url: Url,
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// Read at each start and change, instead of a stored password.
+    pub password_file: Option<PathBuf>,
+    /// PEM certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// How long a tag is answered without asking the upstream.
+    pub tag_ttl: Duration,
+    /// How long an absence is remembered.
+    pub negative_ttl: Duration,
+    /// How old a tag may be when the upstream does not answer well.
+    pub stale_if_error: Duration,
+    /// Bytes of this remote's content that may lie here; `None`: only the whole cache's limit.
+    pub max_size: Option<u64>,
+    /// The registry that containerd's `?ns=` names: `docker.io`.
+    pub upstream_namespace: Option<String>,
+    /// Answers `/v2/<image>` without a repository, for dockerd's `registry-mirrors`.
+    pub default_mirror: bool,
+    /// Whether a remote with credentials may be read by anyone.
+    pub anonymous_pull: bool,
+    /// Hosts of token servers and CDNs that may be visited besides the upstream's own.
+    pub allowed_hosts: Vec<String>,
+    /// Other registries with the same content, asked in this order when `remote_url` fails.
+    pub mirrors: Vec<Url>,
+}
+
+impl RemoteSpec {
+    pub const TAG_TTL: Duration = Duration::from_secs(60);
+    pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
+    pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// A remote with the defaults.
+    pub fn new(remote_url: Url) -> Self {
+        Self {
+            remote_url,
+            username: None,
+            password: None,
+            password_file: None,
+            ca_file: None,
+            tag_ttl: Self::TAG_TTL,
+            negative_ttl: Self::NEGATIVE_TTL,
+            stale_if_error: Self::STALE_IF_ERROR,
+            max_size: None,
+            upstream_namespace: None,
+            default_mirror: false,
+            anonymous_pull: false,
+            allowed_hosts: Vec::new(),
+            mirrors: Vec::new(),
+        }
+    }
+}
+
+/// A text that is never printed by accident.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. Each call is a place to look at in a review.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}

@@ -1,0 +1,8 @@
+//! binaryrepo: a binary repository manager.
+
+pub mod cache;
+pub mod clock;
+pub mod engine;
+pub mod names;
+pub mod store;
+pub mod telemetry;

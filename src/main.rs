@@ -1,0 +1,3 @@
+//! Owns the entry point. Must not know: anything but the command line.
+
+fn main() {}

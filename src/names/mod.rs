@@ -1,0 +1,14 @@
+//! Owns the validated value types of the field: a value that exists is right.
+//! Must not know: HTTP, files, async, any other room.
+
+mod digest;
+mod image;
+mod media_type;
+mod range;
+mod reference;
+
+pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use image::{ImageName, NameError, RepositoryId, RepositoryName};
+pub use media_type::MediaType;
+pub use range::{ByteRange, RangeRequest, Unsatisfiable};
+pub use reference::{Reference, ReferenceError, Tag};

@@ -1,0 +1,4 @@
+//! Placeholder until the room is built.
+
+/// Counters and gauges.
+pub struct Metrics {}
