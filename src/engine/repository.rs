@@ -22,7 +22,7 @@ pub struct Repository {
 #[derive(Debug)]
 pub enum RepositoryKind {
     Local,
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// A pull-through cache of one upstream registry.
