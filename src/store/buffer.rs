@@ -29,6 +29,7 @@ pub(super) struct Buffers(Mutex<Spare>);
 
 #[derive(Debug, Default)]
 struct Spare {
+    /// What lies on the shelves.
     bytes: usize,
     shelves: [Vec<Vec<u8>>; SHELVES],
 }

@@ -116,3 +116,16 @@ impl Store for FsStore {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+impl FsStore {
+    /// A draft that writes to `file`, wherever that lies.
+    pub(super) fn draft_over(&self, id: DraftId, file: std::fs::File) -> Draft {
+        Draft::new(self.parts(id, file), Algorithm::Sha256)
+    }
+
+    /// One for the store, one for each open file, one for each chunk that is still alive.
+    pub(super) fn buffer_holders(&self) -> usize {
+        Arc::strong_count(&self.buffers)
+    }
+}
