@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::buffer;
 use super::file::StoreFile;
-use super::tail::Growth;
+use super::tail::Wait;
 use crate::names::{Algorithm, Digest, Hasher};
 
 /// An open published blob. It stays whole for who holds it, also after it was unlinked.
@@ -66,7 +66,7 @@ pub struct Reader {
 #[derive(Debug)]
 enum Source {
     Whole,
-    Growing(Growth),
+    Growing(Wait),
 }
 
 impl Reader {
@@ -74,15 +74,15 @@ impl Reader {
         Self { file, source, start, at: start, end, reading: None, broken: false }
     }
 
-    pub(super) fn growing(file: Arc<StoreFile>, growth: Growth, start: u64, end: Option<u64>) -> Self {
-        Self::new(file, Source::Growing(growth), start, end)
+    pub(super) fn growing(file: Arc<StoreFile>, wait: Wait, start: u64, end: Option<u64>) -> Self {
+        Self::new(file, Source::Growing(wait), start, end)
     }
 
     /// How many bytes are still to come; `None` while nobody knows.
     pub fn remaining(&self) -> Option<u64> {
         let end = match &self.source {
             Source::Whole => self.end,
-            Source::Growing(growth) => self.end.or_else(|| growth.size()),
+            Source::Growing(wait) => self.end.or_else(|| wait.size()),
         };
         end.map(|end| end.saturating_sub(self.at))
     }
@@ -97,7 +97,7 @@ impl Reader {
     pub fn is_waiting(&self) -> bool {
         match &self.source {
             Source::Whole => false,
-            Source::Growing(growth) => self.reading.is_none() && growth.is_dry(self.at, self.end),
+            Source::Growing(wait) => self.reading.is_none() && wait.is_dry(self.at, self.end),
         }
     }
 
@@ -152,7 +152,7 @@ impl Reader {
     fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
         match &mut self.source {
             Source::Whole => Poll::Ready(Ok(self.end.unwrap_or(self.at))),
-            Source::Growing(growth) => growth.poll_limit(cx, self.at, self.end),
+            Source::Growing(wait) => wait.poll_limit(cx, self.at, self.end),
         }
     }
 }

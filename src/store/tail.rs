@@ -109,20 +109,20 @@ impl Tail {
 
     /// A reader from `start` to `end`, in offsets of the blob. `None`: to its end, wherever that will be.
     pub fn reader(&self, start: u64, end: Option<u64>) -> Reader {
-        Reader::growing(Arc::clone(&self.file), Growth::new(self.progress.clone()), start, end)
+        Reader::growing(Arc::clone(&self.file), Wait::new(self.progress.clone()), start, end)
     }
 }
 
 /// One reader's wait for a draft to grow.
 #[derive(Debug)]
-pub(super) struct Growth {
+pub(super) struct Wait {
     progress: watch::Receiver<Progress>,
     /// The next change, `false` where there will be none. Holds anything of use only while `waiting`.
     change: ReusableBoxFuture<'static, bool>,
     waiting: bool,
 }
 
-impl Growth {
+impl Wait {
     fn new(progress: watch::Receiver<Progress>) -> Self {
         Self { progress, change: ReusableBoxFuture::new(std::future::pending()), waiting: false }
     }
