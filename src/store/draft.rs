@@ -129,6 +129,11 @@ impl Draft {
         Checkpoint { len: written.len, prefix: written.hasher.finish() }
     }
 
+    /// The hash of all bytes so far, to go on from elsewhere.
+    pub fn hasher(&self) -> Hasher {
+        self.growth.written().hasher.clone()
+    }
+
     /// Of all bytes so far.
     pub fn digest(&self) -> Digest {
         self.checkpoint().prefix

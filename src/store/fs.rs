@@ -29,10 +29,6 @@ pub enum Scan {
         digest: Digest,
         size: u64,
     },
-    Draft {
-        id: DraftId,
-        len: u64,
-    },
     /// Not of our making.
     Foreign(PathBuf),
 }
@@ -99,6 +95,10 @@ impl Store for FsStore {
 
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()> {
         self.layout.scan(each)
+    }
+
+    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()> {
+        self.layout.scan_drafts(each)
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -196,10 +196,9 @@ impl Layout {
 
     pub(super) fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()> {
         self.list(TMP, |name, path, stat| {
-            each(match draft_id(name) {
-                Some(id) if is_file(stat) => Scan::Draft { id, len: size(stat) },
-                _ => Scan::Foreign(path),
-            });
+            if draft_id(name).is_none() || !is_file(stat) {
+                each(Scan::Foreign(path));
+            }
         })?;
         self.list(CAS, |name, path, _| {
             if !ALGORITHMS.iter().any(|algorithm| name == algorithm.as_str()) {
@@ -210,6 +209,14 @@ impl Layout {
             self.scan_algorithm(algorithm, each)?;
         }
         Ok(())
+    }
+
+    pub(super) fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()> {
+        self.list(TMP, |name, _, stat| {
+            if let Some(id) = draft_id(name).filter(|_| is_file(stat)) {
+                each(id);
+            }
+        })
     }
 
     fn scan_algorithm(&self, algorithm: Algorithm, each: &mut dyn FnMut(Scan)) -> io::Result<()> {

@@ -57,8 +57,10 @@ pub trait Store: Send + Sync + 'static {
     /// Sets a damaged file aside, out of every reader's way.
     fn quarantine(&self, digest: &Digest) -> io::Result<bool>;
     fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
-    /// Lists what lies here, for the boot.
+    /// Lists the blobs, and what is not ours, for the boot.
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;
+    /// Lists the drafts that earlier runs left.
+    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()>;
     fn space(&self) -> io::Result<Space>;
     /// Makes everything published so far survive a power cut.
     fn sync_all(&self) -> io::Result<()>;

@@ -107,6 +107,17 @@ impl Tail {
         }
     }
 
+    /// Waits for the end: the size if it is complete, else why it is not.
+    pub async fn finished(&mut self) -> Result<u64, Arc<str>> {
+        let ended = self.progress.wait_for(|progress| progress.end.is_some()).await;
+        let progress = ended.map_err(|_| DIED)?;
+        match (&progress.end, progress.size) {
+            (Some(End::Complete), Some(size)) => Ok(size),
+            (Some(End::Failed(why)), _) => Err(Arc::clone(why)),
+            _ => Err(DIED.into()),
+        }
+    }
+
     /// A reader from `start` to `end`, in offsets of the blob. `None`: to its end, wherever that will be.
     pub fn reader(&self, start: u64, end: Option<u64>) -> Reader {
         Reader::growing(Arc::clone(&self.file), Wait::new(self.progress.clone()), start, end)
