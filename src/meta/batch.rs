@@ -93,6 +93,13 @@ impl Batch {
     }
 }
 
+impl Change {
+    /// In bytes, of key and value.
+    pub fn size(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
 impl Requirement {
     /// Whether `stored` is as required.
     pub fn holds(&self, stored: Option<&[u8]>) -> bool {

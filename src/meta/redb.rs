@@ -1,9 +1,28 @@
-//! Owns the metadata file: the redb database behind [`Meta`].
-//! Must not know: the meaning of rows.
+//! Owns [`RedbMeta`]: reads on the caller's thread, batches handed to the one writer thread.
+//! Must not know: the meaning of rows, and who waits for what.
 
+mod commit;
+mod file;
+mod layout;
+mod writer;
+
+use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{self, JoinHandle};
+use std::{io, mem};
 
+use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use tokio::sync::{Semaphore, oneshot};
+
+use self::file::{FileMedium, Medium};
+use self::writer::{Message, Reply, Writer};
 use super::{Applying, Batch, Meta, MetaError, Pair, Table};
+
+/// How many batches may wait for the writer; who comes then waits before handing over its own.
+const QUEUE: usize = 1024;
 
 /// How to open the store.
 #[derive(Clone, Copy, Debug)]
@@ -32,32 +51,177 @@ pub struct Opened {
 }
 
 /// [`Meta`] in one redb file.
-pub struct RedbMeta {}
+///
+/// Dropping it without [`Meta::close`] finishes the batches at hand and releases the file, but the next
+/// opening will find that the stop was not orderly.
+pub struct RedbMeta {
+    shared: Arc<Shared>,
+    queue: SyncSender<Message>,
+    /// One for every place in the queue, but for the last, which is kept for the end.
+    places: Arc<Semaphore>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What readers and the writer thread both hold.
+struct Shared {
+    state: RwLock<State>,
+    commits: AtomicU64,
+}
+
+enum State {
+    Open(Database),
+    /// Closed after a failure, and it could not be opened again so far; why.
+    Down(String),
+    Closed,
+}
 
 impl RedbMeta {
-    pub fn open(_path: &Path, _options: Options) -> Result<(Self, Opened), MetaError> {
-        Err(MetaError::Closed)
+    /// Opens the file, or makes a new one where there is none. Whatever else is at `path` is left as it is.
+    pub fn open(path: &Path, options: Options) -> Result<(Self, Opened), MetaError> {
+        let medium = FileMedium::new(path, options.cache_bytes);
+        let created = medium.create_if_absent()?;
+        Self::start(medium, created)
+    }
+
+    fn start(medium: impl Medium, created: bool) -> Result<(Self, Opened), MetaError> {
+        let database = medium.open()?;
+        let (opened, sequence) = layout::begin(&database, created)?;
+        let shared =
+            Arc::new(Shared { state: RwLock::new(State::Open(database)), commits: AtomicU64::new(0) });
+        let (queue, inbox) = sync_channel(QUEUE + 1);
+        let writer = Writer::new(shared.clone(), inbox, Box::new(medium), sequence);
+        let thread = thread::Builder::new().name("meta-writer".to_owned()).spawn(move || writer.run())?;
+        let places = Arc::new(Semaphore::new(QUEUE));
+        Ok((Self { shared, queue, places, writer: Some(thread) }, opened))
+    }
+
+    /// Hands over the message that `make` wraps the reply channel in, and waits for the answer.
+    fn send(&self, make: impl FnOnce(Reply) -> Message + Send + 'static) -> Applying {
+        let (queue, places) = (self.queue.clone(), self.places.clone());
+        Box::pin(async move {
+            let place = places.acquire_owned().await.map_err(|_| MetaError::Closed)?;
+            let (sender, answer) = oneshot::channel();
+            let message = make(Reply::new(sender, place));
+            queue.try_send(message).map_err(|_| MetaError::Closed)?;
+            answer.await.unwrap_or(Err(MetaError::Closed))
+        })
     }
 }
 
 impl Meta for RedbMeta {
-    fn get_raw(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
-        Err(MetaError::Closed)
+    fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        self.shared.read(table, |table| Ok(table.get(key)?.map(|value| value.value().to_vec())))
     }
 
-    fn scan_raw(&self, _: Table, _: Option<&[u8]>, _: &[u8], _: usize) -> Result<Vec<Pair>, MetaError> {
-        Err(MetaError::Closed)
+    fn scan_raw(
+        &self,
+        table: Table,
+        after: Option<&[u8]>,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, MetaError> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        self.shared.read(table, |table| {
+            let mut rows = Vec::new();
+            for row in table.range::<&[u8]>((start, Bound::Unbounded))?.take(limit) {
+                let (key, value) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                rows.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(rows)
+        })
     }
 
-    fn apply(&self, _: Batch) -> Applying {
-        Box::pin(async { Err(MetaError::Closed) })
+    fn apply(&self, batch: Batch) -> Applying {
+        self.send(move |reply| Message::Apply(batch, reply))
     }
 
     fn close(&self) -> Applying {
-        Box::pin(async { Ok(()) })
+        let (shared, closing) = (self.shared.clone(), self.send(Message::Close));
+        Box::pin(async move {
+            match closing.await {
+                Err(MetaError::Closed) if matches!(*shared.state(), State::Closed) => Ok(()),
+                other => other,
+            }
+        })
     }
 
     fn commits(&self) -> u64 {
-        0
+        self.shared.commits.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for RedbMeta {
+    /// Waits for the writer, so that the file is free afterwards.
+    fn drop(&mut self) {
+        // Refused only if the writer is gone already.
+        let _ = self.queue.try_send(Message::Abandon);
+        if let Some(writer) = self.writer.take() {
+            // A panic of the writer has been reported by its own thread.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    // A poisoned lock is as good as another: the state is replaced in one step.
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends this opening; reads are refused from here on.
+    fn close(&self) -> Result<(), MetaError> {
+        match mem::replace(&mut *self.state_mut(), State::Closed) {
+            State::Open(database) => database.close().map_err(read_error),
+            State::Down(why) => Err(MetaError::WriteDead(why)),
+            State::Closed => Ok(()),
+        }
+    }
+
+    /// The guard is held to the end of the read, so that no reopening pulls the file away under it.
+    fn read<T>(
+        &self,
+        table: Table,
+        read: impl FnOnce(&RawReadTable) -> Result<T, redb::Error>,
+    ) -> Result<T, MetaError> {
+        let state = self.state();
+        let open = || -> Result<RawReadTable, redb::Error> {
+            Ok(state.database()?.begin_read()?.open_table(definition(table))?)
+        };
+        open().and_then(|table| read(&table)).map_err(read_error)
+    }
+}
+
+impl State {
+    fn database(&self) -> Result<&Database, redb::Error> {
+        match self {
+            Self::Open(database) => Ok(database),
+            Self::Down(why) => Err(redb::Error::Io(io::Error::other(why.clone()))),
+            Self::Closed => Err(redb::Error::DatabaseClosed),
+        }
+    }
+}
+
+type RawReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+fn read_error(error: impl Into<redb::Error>) -> MetaError {
+    match error.into() {
+        redb::Error::DatabaseClosed => MetaError::Closed,
+        redb::Error::Io(error) => MetaError::Io(error),
+        redb::Error::PreviousIo => MetaError::Io(io::Error::other("an earlier read or write failed")),
+        other => MetaError::Corrupt(other.to_string()),
     }
 }

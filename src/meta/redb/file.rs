@@ -1,0 +1,131 @@
+//! Owns the file under the database: its making, its mode, its lock, and whether the disk takes writes.
+//! Must not know: tables and rows.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, StorageError};
+
+use super::{layout, read_error};
+use crate::meta::MetaError;
+
+/// It holds the passwords of upstreams.
+const MODE: u32 = 0o600;
+
+/// How much must fit on the disk before a reopening is tried after a failed write.
+const PROBE: [u8; 1 << 16] = [0; 1 << 16];
+
+/// Where the bytes of the database lie.
+pub(super) trait Medium: Send + 'static {
+    /// Opens the database that is there; never makes one.
+    fn open(&self) -> Result<Database, MetaError>;
+
+    /// Fails as long as writes would. Asked before a database that can still be read is closed.
+    fn probe(&self) -> io::Result<()>;
+}
+
+pub(super) struct FileMedium {
+    path: PathBuf,
+    cache_bytes: usize,
+}
+
+impl FileMedium {
+    pub fn new(path: &Path, cache_bytes: usize) -> Self {
+        Self { path: path.to_owned(), cache_bytes }
+    }
+
+    /// Makes a new database if there is no file. It appears under its name complete or not at all, so that an
+    /// empty or cut file can only be damage.
+    pub fn create_if_absent(&self) -> Result<bool, MetaError> {
+        if self.path.try_exists()? {
+            return Ok(false);
+        }
+        let draft = self.beside("new");
+        let file = open(OpenOptions::new().read(true).write(true).create(true).truncate(true), &draft)?;
+        let database = self.database(file)?;
+        layout::create(&database)?;
+        database.close().map_err(|error| self.open_error(error))?;
+        rename(&draft, &self.path)?;
+        Ok(true)
+    }
+
+    fn database(&self, file: File) -> Result<Database, MetaError> {
+        let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(self.cache_bytes);
+        builder.create_with_backend(backend).map_err(|error| self.open_error(error))
+    }
+
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".");
+        name.push(extension);
+        name.into()
+    }
+
+    fn open_error(&self, error: DatabaseError) -> MetaError {
+        let path = self.path.display();
+        match error {
+            DatabaseError::DatabaseAlreadyOpen => MetaError::InUse(path.to_string()),
+            DatabaseError::UpgradeRequired(format) => {
+                MetaError::Corrupt(format!("{path} is in the unknown file format {format}"))
+            }
+            DatabaseError::Storage(StorageError::Io(error)) if is_damage(&error) => {
+                MetaError::Corrupt(format!("{path}: {error}"))
+            }
+            DatabaseError::Storage(StorageError::Corrupted(what)) => {
+                MetaError::Corrupt(format!("{path}: {what}"))
+            }
+            other => read_error(other),
+        }
+    }
+}
+
+impl Medium for FileMedium {
+    fn open(&self) -> Result<Database, MetaError> {
+        let file = open(OpenOptions::new().read(true).write(true), &self.path)?;
+        let metadata = file.metadata()?;
+        if metadata.len() == 0 {
+            return Err(MetaError::Corrupt(format!("{} is empty", self.path.display())));
+        }
+        // A restored backup may have come with wider rights.
+        if metadata.permissions().mode() & 0o077 != 0 {
+            file.set_permissions(Permissions::from_mode(MODE))?;
+        }
+        self.database(file)
+    }
+
+    fn probe(&self) -> io::Result<()> {
+        let path = self.beside("probe");
+        let written = open(OpenOptions::new().write(true).create(true).truncate(true), &path)
+            .and_then(|mut file| file.write_all(&PROBE).and_then(|()| file.sync_all()));
+        remove(&path).or_else(|error| if written.is_ok() { Err(error) } else { Ok(()) })?;
+        written
+    }
+}
+
+/// What redb says of files that are not databases of its own.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
+fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.mode(MODE).open(path)
+}
+
+/// Renames within a directory, durably.
+#[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}
