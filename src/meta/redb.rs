@@ -2,8 +2,14 @@
 //! Must not know: the meaning of rows, and who waits for what.
 
 mod commit;
+#[cfg(test)]
+mod disk;
 mod file;
+#[cfg(test)]
+mod fixture;
 mod layout;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::ops::Bound;

@@ -74,3 +74,6 @@ pub(super) fn decode_key<R: Row>(key: &[u8]) -> Result<R::Key, MetaError> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use crate::meta::MetaError;
 const MODE: u32 = 0o600;
 
 /// How much must fit on the disk before a reopening is tried after a failed write.
-const PROBE: [u8; 1 << 16] = [0; 1 << 16];
+static PROBE: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Where the bytes of the database lie.
 pub(super) trait Medium: Send + 'static {

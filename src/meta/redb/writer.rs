@@ -256,9 +256,14 @@ impl Writer {
         self.revive_if_due();
         let marked = match &self.dead {
             Some(dead) => Err(MetaError::WriteDead(dead.why.clone())),
-            None => self.shared.state().database().map_err(read_error).and_then(layout::mark_clean),
+            None => self.mark_clean().map_err(|error| MetaError::WriteDead(error.to_string())),
         };
         marked.and(self.shared.close())
+    }
+
+    fn mark_clean(&self) -> Result<(), MetaError> {
+        let state = self.shared.state();
+        layout::mark_clean(state.database().map_err(read_error)?)
     }
 }
 
