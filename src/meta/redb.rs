@@ -8,27 +8,32 @@ mod file;
 #[cfg(test)]
 mod fixture;
 mod layout;
+mod overlay;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use std::{io, mem};
 
 use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use tokio::sync::{Semaphore, oneshot};
 
-use self::file::{FileMedium, Medium};
+use self::file::{FileMedium, Medium, Opening};
 use self::writer::{Message, Reply, Writer};
 use super::{Applying, Batch, Meta, MetaError, Pair, Table};
 
 /// How many batches may wait for the writer; who comes then waits before handing over its own.
 const QUEUE: usize = 1024;
+
+/// How long a read waits for the file to be opened anew.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How to open the store.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +68,7 @@ pub struct Opened {
 pub struct RedbMeta {
     shared: Arc<Shared>,
     queue: SyncSender<Message>,
-    /// One for every place in the queue, but for the last, which is kept for the end.
+    /// One for every place in the queue, but for two: one for the end, one for [`Message::ReadFailed`].
     places: Arc<Semaphore>,
     writer: Option<JoinHandle<()>>,
 }
@@ -72,6 +77,13 @@ pub struct RedbMeta {
 struct Shared {
     state: RwLock<State>,
     commits: AtomicU64,
+    /// How often the file has been opened anew. Changes only while `state` is locked.
+    openings: AtomicU64,
+    /// For those who wait until it has been.
+    waiting: Mutex<()>,
+    opened: Condvar,
+    /// There is a [`Message::ReadFailed`] in the queue.
+    writer_told: AtomicBool,
 }
 
 enum State {
@@ -90,12 +102,11 @@ impl RedbMeta {
     }
 
     fn start(medium: impl Medium, created: bool) -> Result<(Self, Opened), MetaError> {
-        let database = medium.open()?;
+        let database = medium.open(Opening::First)?;
         let (opened, sequence) = layout::begin(&database, created)?;
-        let shared =
-            Arc::new(Shared { state: RwLock::new(State::Open(database)), commits: AtomicU64::new(0) });
-        let (queue, inbox) = sync_channel(QUEUE + 1);
-        let writer = Writer::new(shared.clone(), inbox, Box::new(medium), sequence);
+        let shared = Arc::new(Shared::new(database));
+        let (queue, inbox) = sync_channel(QUEUE + 2);
+        let writer = Writer::new(shared.clone(), inbox, medium, sequence);
         let thread = thread::Builder::new().name("meta-writer".to_owned()).spawn(move || writer.run())?;
         let places = Arc::new(Semaphore::new(QUEUE));
         Ok((Self { shared, queue, places, writer: Some(thread) }, opened))
@@ -112,11 +123,36 @@ impl RedbMeta {
             answer.await.unwrap_or(Err(MetaError::Closed))
         })
     }
+
+    /// After a failure redb reads nothing more from the disk: the writer opens the file anew, and a
+    /// read that met an earlier failure is done again then.
+    fn read<T>(
+        &self,
+        table: Table,
+        read: impl Fn(&RawReadTable) -> Result<T, redb::Error>,
+    ) -> Result<T, MetaError> {
+        let (mut result, opening) = self.shared.read(table, &read);
+        if matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            self.tell_writer(opening);
+        }
+        if matches!(result, Err(redb::Error::PreviousIo)) {
+            self.shared.wait_for_opening_after(opening);
+            (result, _) = self.shared.read(table, &read);
+        }
+        result.map_err(read_error)
+    }
+
+    fn tell_writer(&self, opening: u64) {
+        if !self.shared.writer_told.swap(true, Ordering::Relaxed) {
+            // Refused only if the writer is gone.
+            let _ = self.queue.try_send(Message::ReadFailed { opening });
+        }
+    }
 }
 
 impl Meta for RedbMeta {
     fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
-        self.shared.read(table, |table| Ok(table.get(key)?.map(|value| value.value().to_vec())))
+        self.read(table, |table| Ok(table.get(key)?.map(|value| value.value().to_vec())))
     }
 
     fn scan_raw(
@@ -130,7 +166,7 @@ impl Meta for RedbMeta {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        self.shared.read(table, |table| {
+        self.read(table, |table| {
             let mut rows = Vec::new();
             for row in table.range::<&[u8]>((start, Bound::Unbounded))?.take(limit) {
                 let (key, value) = row?;
@@ -175,6 +211,17 @@ impl Drop for RedbMeta {
 }
 
 impl Shared {
+    fn new(database: Database) -> Self {
+        Self {
+            state: RwLock::new(State::Open(database)),
+            commits: AtomicU64::new(0),
+            openings: AtomicU64::new(0),
+            waiting: Mutex::new(()),
+            opened: Condvar::new(),
+            writer_told: AtomicBool::new(false),
+        }
+    }
+
     // A poisoned lock is as good as another: the state is replaced in one step.
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
@@ -193,17 +240,32 @@ impl Shared {
         }
     }
 
-    /// The guard is held to the end of the read, so that no reopening pulls the file away under it.
+    /// Also tells in which opening. The guard is held to the end of the read, so that no reopening pulls
+    /// the file away under it.
     fn read<T>(
         &self,
         table: Table,
-        read: impl FnOnce(&RawReadTable) -> Result<T, redb::Error>,
-    ) -> Result<T, MetaError> {
+        read: impl Fn(&RawReadTable) -> Result<T, redb::Error>,
+    ) -> (Result<T, redb::Error>, u64) {
         let state = self.state();
         let open = || -> Result<RawReadTable, redb::Error> {
             Ok(state.database()?.begin_read()?.open_table(definition(table))?)
         };
-        open().and_then(|table| read(&table)).map_err(read_error)
+        (open().and_then(|table| read(&table)), self.openings.load(Ordering::Acquire))
+    }
+
+    /// The file has been opened anew, or cannot be.
+    fn note_opening(&self) {
+        self.openings.fetch_add(1, Ordering::Release);
+        drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.opened.notify_all();
+    }
+
+    fn wait_for_opening_after(&self, opening: u64) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |_: &mut ()| self.openings.load(Ordering::Acquire) == opening;
+        // Whether it came or the time is over, the next read tells.
+        drop(self.opened.wait_timeout_while(waiting, PATIENCE, same));
     }
 }
 

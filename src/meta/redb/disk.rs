@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, StorageBackend};
 
-use super::file::Medium;
+use super::file::{Medium, Opening};
+use super::overlay::Overlay;
 use super::{Opened, RedbMeta, layout, read_error};
 use crate::meta::MetaError;
 
@@ -23,12 +24,15 @@ pub(super) enum Fault {
     Full,
     /// Syncs fail with EIO.
     Broken,
+    /// Reads fail with EIO.
+    Unreadable,
 }
 
 impl Disk {
     pub fn new() -> Arc<Self> {
         let disk = Arc::new(Self::default());
-        let database = Plug(disk.clone()).database().expect("an empty disk takes a database");
+        let database =
+            builder().create_with_backend(Plug(disk.clone())).expect("an empty disk takes a database");
         layout::create(&database).expect("a new database takes tables");
         drop(database);
         disk
@@ -58,7 +62,7 @@ impl Disk {
         }
         let errno = match fault {
             Fault::Full => rustix::io::Errno::NOSPC,
-            Fault::Broken => rustix::io::Errno::IO,
+            Fault::Broken | Fault::Unreadable => rustix::io::Errno::IO,
         };
         Err(errno.into())
     }
@@ -72,10 +76,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 struct Plug(Arc<Disk>);
 
-impl Plug {
-    fn database(&self) -> Result<Database, redb::DatabaseError> {
-        Database::builder().set_cache_size(1 << 20).create_with_backend(Self(self.0.clone()))
-    }
+/// With as little cache as there can be, so that reads meet the disk.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(0);
+    builder
 }
 
 impl StorageBackend for Plug {
@@ -84,6 +89,7 @@ impl StorageBackend for Plug {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.check(Fault::Unreadable)?;
         let start = usize::try_from(offset).expect("small");
         let live = locked(&self.0.live);
         out.copy_from_slice(live.get(start..start + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -111,8 +117,12 @@ impl StorageBackend for Plug {
 }
 
 impl Medium for Plug {
-    fn open(&self) -> Result<Database, MetaError> {
-        self.database().map_err(read_error)
+    fn open(&self, opening: Opening) -> Result<Database, MetaError> {
+        match opening {
+            Opening::First | Opening::Again => builder().create_with_backend(Self(self.0.clone())),
+            Opening::Overlaid => builder().create_with_backend(Overlay::new(Self(self.0.clone()))?),
+        }
+        .map_err(read_error)
     }
 
     fn probe(&self) -> io::Result<()> {

@@ -9,22 +9,37 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, StorageError};
 
+use super::overlay::Overlay;
 use super::{layout, read_error};
 use crate::meta::MetaError;
 
 /// It holds the passwords of upstreams.
 const MODE: u32 = 0o600;
 
-/// How much must fit on the disk before a reopening is tried after a failed write.
+/// How much must fit on the disk before writing is tried again after a failure.
 static PROBE: [u8; 1 << 16] = [0; 1 << 16];
+
+/// A file up to this size is read through at the start, at about 1 GB/s: redb trusts a file that it has closed
+/// itself, and panics over what has rotted since.
+const CHECKED: u64 = 128 << 20;
 
 /// Where the bytes of the database lie.
 pub(super) trait Medium: Send + 'static {
     /// Opens the database that is there; never makes one.
-    fn open(&self) -> Result<Database, MetaError>;
+    fn open(&self, opening: Opening) -> Result<Database, MetaError>;
 
-    /// Fails as long as writes would. Asked before a database that can still be read is closed.
+    /// Fails as long as writes would.
     fn probe(&self) -> io::Result<()>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// By a new process.
+    First,
+    /// After a failure.
+    Again,
+    /// After a failure, while the disk takes no writes: they go no further than to memory.
+    Overlaid,
 }
 
 pub(super) struct FileMedium {
@@ -45,18 +60,23 @@ impl FileMedium {
         }
         let draft = self.beside("new");
         let file = open(OpenOptions::new().read(true).write(true).create(true).truncate(true), &draft)?;
-        let database = self.database(file)?;
+        let database = self.database(file, Opening::First)?;
         layout::create(&database)?;
         database.close().map_err(|error| self.open_error(error))?;
         rename(&draft, &self.path)?;
         Ok(true)
     }
 
-    fn database(&self, file: File) -> Result<Database, MetaError> {
-        let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
+    fn database(&self, file: File, opening: Opening) -> Result<Database, MetaError> {
+        let check = opening == Opening::First && file.metadata()?.len() <= CHECKED;
         let mut builder = Database::builder();
-        builder.set_cache_size(self.cache_bytes);
-        builder.create_with_backend(backend).map_err(|error| self.open_error(error))
+        builder.set_cache_size(self.cache_bytes).set_check_integrity_on_open(check);
+        let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
+        let database = match opening {
+            Opening::First | Opening::Again => builder.create_with_backend(backend),
+            Opening::Overlaid => builder.create_with_backend(Overlay::new(backend)?),
+        };
+        database.map_err(|error| self.open_error(error))
     }
 
     fn beside(&self, extension: &str) -> PathBuf {
@@ -85,7 +105,7 @@ impl FileMedium {
 }
 
 impl Medium for FileMedium {
-    fn open(&self) -> Result<Database, MetaError> {
+    fn open(&self, opening: Opening) -> Result<Database, MetaError> {
         let file = open(OpenOptions::new().read(true).write(true), &self.path)?;
         let metadata = file.metadata()?;
         if metadata.len() == 0 {
@@ -95,7 +115,7 @@ impl Medium for FileMedium {
         if metadata.permissions().mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(MODE))?;
         }
-        self.database(file)
+        self.database(file, opening)
     }
 
     fn probe(&self) -> io::Result<()> {

@@ -2,10 +2,10 @@
 //! a failed write.
 //! Must not know: rows, and who asked.
 //!
-//! After one failed write redb refuses all further ones until it is opened anew. Reads go on in the old
-//! opening until a probe shows that the disk takes writes again; only then is it closed. Relaxed
-//! batches that were answered and not yet durable are lost by the closing, so they are kept and
-//! applied again.
+//! After one failure redb refuses every write, and every read that its cache does not answer, until the
+//! file is opened anew. While the disk takes no writes, that is done under an overlay, so that reads go on;
+//! once a probe shows that it does again, it is done for good. Relaxed batches that were answered and
+//! are not durable yet are lost by either, so they are kept and applied again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::commit::{Committed, Group, Verdict, commit_again, commit_group};
-use super::file::Medium;
+use super::file::{Medium, Opening};
 use super::{Shared, State, layout, read_error};
 use crate::clock::{Clock, Millis};
 use crate::meta::MetaError;
@@ -32,9 +32,16 @@ const RELAXED_BYTES: usize = 8 << 20;
 /// The pause between two tries to open the file anew doubles from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// After a failed read the file is opened anew only if it has been open for this long.
+const REOPEN: Duration = Duration::from_secs(1);
+
 pub(super) enum Message {
     Apply(Batch, Reply),
     Close(Reply),
+    /// A reader met an error of the disk.
+    ReadFailed {
+        opening: u64,
+    },
     Abandon,
 }
 
@@ -55,15 +62,17 @@ impl Reply {
     }
 }
 
-pub(super) struct Writer {
+pub(super) struct Writer<M> {
     shared: Arc<Shared>,
     inbox: Receiver<Message>,
-    medium: Box<dyn Medium>,
+    medium: M,
     clock: Clock,
     /// The number of the last commit.
     sequence: u64,
     relaxed: Relaxed,
     dead: Option<Dead>,
+    /// When the file was last opened.
+    opened: Millis,
 }
 
 /// What was answered and is not durable yet.
@@ -84,8 +93,20 @@ struct Applied {
 /// No write is possible before the file has been opened anew.
 struct Dead {
     why: String,
+    /// Reads have the overlay.
+    sheltered: bool,
     retry_at: Millis,
     pause: Duration,
+}
+
+/// What has come in.
+#[derive(Default)]
+struct Work {
+    batches: Vec<Batch>,
+    replies: Vec<Reply>,
+    /// In which opening.
+    read_failed: Option<u64>,
+    end: Option<End>,
 }
 
 /// What ends the thread.
@@ -94,27 +115,26 @@ enum End {
     Abandon,
 }
 
-impl Writer {
-    pub fn new(
-        shared: Arc<Shared>,
-        inbox: Receiver<Message>,
-        medium: Box<dyn Medium>,
-        sequence: u64,
-    ) -> Self {
+impl<M: Medium> Writer<M> {
+    pub fn new(shared: Arc<Shared>, inbox: Receiver<Message>, medium: M, sequence: u64) -> Self {
         // Made here and not handed in: a runtime's paused time must not hold up a thread outside of it.
         let clock = Clock::new();
-        Self { shared, inbox, medium, clock, sequence, relaxed: Relaxed::default(), dead: None }
+        let opened = clock.now();
+        Self { shared, inbox, medium, clock, sequence, relaxed: Relaxed::default(), dead: None, opened }
     }
 
     pub fn run(mut self) {
         loop {
-            let (group, end) = self.receive();
+            let work = self.receive();
+            if let Some(opening) = work.read_failed {
+                self.read_failed(opening);
+            }
             self.revive_if_due();
-            if !group.is_empty() {
-                self.apply(group);
+            if !work.batches.is_empty() {
+                self.apply(work.batches, work.replies);
             }
             self.flush_if_due();
-            match end {
+            match work.end {
                 None => {}
                 Some(End::Close(reply)) => return reply.send(self.close()),
                 Some(End::Abandon) => {
@@ -127,26 +147,29 @@ impl Writer {
     }
 
     /// Waits for work or for the next date, then takes whatever has gathered meanwhile.
-    fn receive(&self) -> (Vec<(Batch, Reply)>, Option<End>) {
-        let mut group = Vec::new();
+    fn receive(&self) -> Work {
+        let mut work = Work::default();
         let mut next = match self.next_date() {
             None => self.inbox.recv().map_err(RecvTimeoutError::from),
             Some(date) => self.inbox.recv_timeout(date.since(self.clock.now())),
         };
-        loop {
+        while work.end.is_none() {
             match next {
-                Ok(Message::Apply(batch, reply)) => group.push((batch, reply)),
-                Ok(Message::Close(reply)) => return (group, Some(End::Close(reply))),
-                Ok(Message::Abandon) | Err(RecvTimeoutError::Disconnected) => {
-                    return (group, Some(End::Abandon));
+                Ok(Message::Apply(batch, reply)) => {
+                    work.batches.push(batch);
+                    work.replies.push(reply);
                 }
-                Err(RecvTimeoutError::Timeout) => return (group, None),
+                Ok(Message::ReadFailed { opening }) => work.read_failed = Some(opening),
+                Ok(Message::Close(reply)) => work.end = Some(End::Close(reply)),
+                Ok(Message::Abandon) | Err(RecvTimeoutError::Disconnected) => work.end = Some(End::Abandon),
+                Err(RecvTimeoutError::Timeout) => break,
             }
-            if group.len() == GROUP {
-                return (group, None);
+            if work.batches.len() == GROUP {
+                break;
             }
             next = self.inbox.recv_timeout(Duration::ZERO);
         }
+        work
     }
 
     fn next_date(&self) -> Option<Millis> {
@@ -156,8 +179,7 @@ impl Writer {
         }
     }
 
-    fn apply(&mut self, group: Vec<(Batch, Reply)>) {
-        let (batches, replies): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+    fn apply(&mut self, batches: Vec<Batch>, replies: Vec<Reply>) {
         match self.commit(batches) {
             Ok(verdicts) => {
                 for (reply, verdict) in replies.into_iter().zip(verdicts) {
@@ -184,7 +206,7 @@ impl Writer {
         let verdicts = match committed {
             Ok(Committed::Nothing(verdicts)) => return Ok(verdicts),
             Ok(Committed::Applied(verdicts)) => verdicts,
-            Err(error) => return Err(self.die(&error)),
+            Err(error) => return Err(self.die(&error, self.clock.now())),
         };
         self.committed(durable);
         if !durable {
@@ -210,43 +232,70 @@ impl Writer {
         }
     }
 
-    fn die(&mut self, error: &redb::Error) -> String {
+    fn die(&mut self, error: &redb::Error, retry_at: Millis) -> String {
         let why = error.to_string();
-        tracing::error!(error = why, "writing the metadata failed; reads go on, opening the file anew");
-        self.dead = Some(Dead { why: why.clone(), retry_at: self.clock.now(), pause: RETRY.0 });
+        tracing::error!(error = why, "the metadata file failed; opening it anew");
+        self.dead = Some(Dead { why: why.clone(), sheltered: false, retry_at, pause: RETRY.0 });
         why
+    }
+
+    /// Has the file opened anew for the readers, at most once in [`REOPEN`]: a disk that cannot be read at one
+    /// place would otherwise keep this thread busy.
+    fn read_failed(&mut self, opening: u64) {
+        self.shared.writer_told.store(false, Ordering::Relaxed);
+        if opening != self.shared.openings.load(Ordering::Relaxed) {
+            return;
+        }
+        let soonest = self.opened.after(REOPEN);
+        match &mut self.dead {
+            Some(dead) => {
+                dead.sheltered = false;
+                dead.retry_at = dead.retry_at.min(soonest);
+            }
+            None => _ = self.die(&redb::Error::PreviousIo, soonest),
+        }
     }
 
     fn revive_if_due(&mut self) {
         let Some(mut dead) = self.dead.take_if(|dead| dead.retry_at <= self.clock.now()) else { return };
-        match self.revive() {
-            Ok(()) => tracing::warn!("the metadata takes writes again"),
-            Err(error) => {
-                dead.why = error.to_string();
-                tracing::warn!(error = dead.why, "the metadata still takes no writes");
-                dead.retry_at = self.clock.now().after(dead.pause);
-                dead.pause = RETRY.1.min(dead.pause * 2);
-                self.dead = Some(dead);
-            }
+        let Err(error) = self.revive(&mut dead) else {
+            tracing::warn!("the metadata takes writes again");
+            return;
+        };
+        dead.why = error.to_string();
+        tracing::warn!(error = dead.why, "the metadata still takes no writes");
+        if !dead.sheltered {
+            let sheltered = self.open(Opening::Overlaid);
+            dead.sheltered =
+                sheltered.inspect_err(|error| tracing::error!(%error, "and cannot be read")).is_ok();
         }
+        dead.retry_at = self.clock.now().after(dead.pause);
+        dead.pause = RETRY.1.min(dead.pause * 2);
+        self.dead = Some(dead);
     }
 
-    /// Opens the file anew and applies again what was answered and is not in it. The durable commit at the end
-    /// also shows that writing works.
-    fn revive(&mut self) -> Result<(), MetaError> {
+    fn revive(&mut self, dead: &mut Dead) -> Result<(), MetaError> {
         self.medium.probe()?;
-        let mut state = self.shared.state_mut();
-        // Drops the old opening, and with it the lock of the file. While this guard lives no read can find
-        // it missing, unless the opening fails.
-        *state = State::Down("the file could not be opened anew".to_owned());
-        *state = State::Open(self.medium.open()?);
-        let database = state.database().map_err(read_error)?;
-        self.sequence = layout::last_commit(database)?;
-        let lost = self.relaxed.after(self.sequence);
-        commit_again(database, lost, self.sequence + 1).map_err(read_error)?;
-        drop(state);
+        dead.sheltered = false;
+        self.sequence = self.open(Opening::Again)?;
         self.committed(true);
         Ok(())
+    }
+
+    /// Opens the file anew and applies again what was answered and is not in it. Tells the number of the last
+    /// commit before that. The durable commit at the end also shows whether writing works.
+    fn open(&mut self, opening: Opening) -> Result<u64, MetaError> {
+        self.opened = self.clock.now();
+        let mut state = self.shared.state_mut();
+        // Closes the former opening and frees the lock of the file. While this guard lives nobody finds it
+        // missing, unless the opening fails.
+        *state = State::Down("the metadata file could not be opened anew".to_owned());
+        self.shared.note_opening();
+        *state = State::Open(self.medium.open(opening)?);
+        let database = state.database().map_err(read_error)?;
+        let sequence = layout::last_commit(database)?;
+        commit_again(database, self.relaxed.after(sequence), sequence + 1).map_err(read_error)?;
+        Ok(sequence)
     }
 
     fn close(mut self) -> Result<(), MetaError> {
