@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod clock;
 pub mod engine;
+pub mod meta;
 pub mod names;
 pub mod store;
 pub mod telemetry;
