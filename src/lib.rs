@@ -7,3 +7,4 @@ pub mod meta;
 pub mod names;
 pub mod store;
 pub mod telemetry;
+pub mod upstream;
