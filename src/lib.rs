@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod clock;
 pub mod engine;
+pub mod form;
 pub mod names;
 pub mod store;
 pub mod telemetry;

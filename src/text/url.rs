@@ -35,6 +35,11 @@ impl Parse for WebUrl {
     }
 }
 
+/// The URL as people write it: without the slash that stands for no path.
+pub fn url_text(url: &Url) -> &str {
+    if url.path() == "/" { url.as_str().trim_end_matches('/') } else { url.as_str() }
+}
+
 /// `host` or `host:port`, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host(pub String);
