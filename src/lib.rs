@@ -2,9 +2,11 @@
 
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod form;
 pub mod names;
+pub mod reply;
 pub mod store;
 pub mod telemetry;
 pub mod text;

@@ -8,7 +8,7 @@ mod url;
 
 pub use duration::{duration_text, human_age, parse_duration};
 pub use size::{Limit, bytes_text, human_bytes, parse_bytes};
-pub use url::{Host, WebUrl, url_text};
+pub use url::{Domain, Host, WebUrl, url_text};
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -47,7 +47,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 pub fn bytes_text(bytes: u64) -> String {
     let binary = UNITS.iter().rev().take(4);
     for (name, factor) in binary {
-        if bytes >= *factor && bytes % factor == 0 {
+        if bytes >= *factor && bytes.is_multiple_of(*factor) {
             return format!("{}{name}", bytes / factor);
         }
     }

@@ -66,6 +66,21 @@ impl Parse for Host {
     }
 }
 
+/// A domain's name: no port, never an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain(pub String);
+
+impl Parse for Domain {
+    const EXPECTED: &'static str = "a domain such as \"registry.example.com\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match UrlHost::parse(text) {
+            Ok(UrlHost::Domain(name)) if text.is_ascii() => Ok(Self(name)),
+            _ => Err(format!("`{text}` is not a domain: expected {}", Self::EXPECTED)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +108,17 @@ mod tests {
     fn a_password_in_a_url_is_refused_and_not_repeated() {
         let error = WebUrl::parse("https://user:canary@host").err().unwrap_or_default();
         assert!(error.contains("fields of their own") && !error.contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn domains_are_neither_addresses_nor_urls() {
+        assert_eq!(
+            Domain::parse("Registry.example.com").map(|domain| domain.0).as_deref(),
+            Ok("registry.example.com")
+        );
+        for bad in ["", "10.0.0.1", "[::1]", "host:80", "https://host", "*.example.com"] {
+            assert!(Domain::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
