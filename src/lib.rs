@@ -2,9 +2,13 @@
 
 pub mod cache;
 pub mod clock;
+pub mod config;
 pub mod engine;
+pub mod form;
 pub mod meta;
 pub mod names;
+pub mod reply;
 pub mod store;
 pub mod telemetry;
+pub mod text;
 pub mod upstream;
