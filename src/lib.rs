@@ -2,7 +2,9 @@
 
 pub mod cache;
 pub mod clock;
+pub mod docker;
 pub mod engine;
 pub mod names;
+pub mod reply;
 pub mod store;
 pub mod telemetry;
