@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod docker;
 pub mod engine;
 pub mod form;
 pub mod meta;
