@@ -33,7 +33,7 @@ pub async fn list(
             filters_applied: artifact_type.map(|_| "artifactType".to_owned()),
             verdict: Verdict::Local,
         },
-        RepositoryKind::Remote(_) => engine.referrers(scope, digest, artifact_type, query).await?,
+        RepositoryKind::Remote(_) => engine.referrers(scope, digest, query).await?,
     };
     Ok(page_reply(page, address, digest))
 }

@@ -15,10 +15,9 @@ use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::pointer;
 use super::shared::Shared;
 use super::sweep;
-use crate::cache::{
-    Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
-};
+use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
 use crate::clock::Millis;
+use crate::telemetry::CacheGauges;
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
 const REQUESTS: usize = 4_096;
@@ -29,14 +28,23 @@ const REPORTS: usize = 65_536;
 #[derive(Debug)]
 pub(super) enum Joined {
     /// Read along. `first` started the fetch.
-    Tail { tail: FlightTail, first: bool },
+    Tail {
+        tail: FlightTail,
+        first: bool,
+    },
     /// It lies under its digest.
     Present,
     /// The pointer flight's result.
-    Document { outcome: Outcome, first: bool },
+    Document {
+        outcome: Outcome,
+        first: bool,
+    },
     /// Somebody else's source brought it: show that this source may have it, then ask again.
     NeedProof,
-    Refused { why: Refusal, story: Option<Story> },
+    Refused {
+        why: Refusal,
+        story: Option<Story>,
+    },
 }
 
 /// What a request for a key carries.
@@ -62,11 +70,27 @@ enum Request {
 pub(super) enum Report {
     Leave(WaiterId),
     /// The head of a fill; `admit` fires when there is room.
-    Head { flight: FlightId, size: Option<u64>, tail: FlightTail, admit: oneshot::Sender<()> },
+    Head {
+        flight: FlightId,
+        size: Option<u64>,
+        tail: FlightTail,
+        admit: oneshot::Sender<()>,
+    },
     /// A fill starts over on a new draft; who was sent nothing yet may follow.
-    Restart { flight: FlightId, tail: FlightTail },
-    Done { flight: FlightId, size: u64, outcome: Option<Outcome> },
-    Failed { flight: FlightId, failure: Failure, story: Option<Story> },
+    Restart {
+        flight: FlightId,
+        tail: FlightTail,
+    },
+    Done {
+        flight: FlightId,
+        size: u64,
+        outcome: Option<Outcome>,
+    },
+    Failed {
+        flight: FlightId,
+        failure: Failure,
+        story: Option<Story>,
+    },
     Event(Event<FlightKey, Source>),
 }
 
@@ -233,8 +257,18 @@ impl Shell {
                 () = timer, if wakeup.is_some() => self.step(Event::Tick),
                 () = &mut stop => break,
             }
-            self.shared.metrics.set_counts(&self.coordinator.counts());
+            self.show();
         }
+    }
+
+    fn show(&self) {
+        let counts = self.coordinator.counts();
+        self.shared.metrics.set_counts(CacheGauges {
+            fills_in_flight: counts.flights as u64,
+            waiters: counts.waiters as u64,
+            cache_bytes: counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes,
+            cache_limit_bytes: counts.limit_bytes,
+        });
     }
 
     fn request(&mut self, request: Request) {
@@ -331,7 +365,8 @@ impl Shell {
     /// The one place where a right is looked at: bytes that another source brought are handed only to who
     /// has shown that their own source has them too.
     fn attach(&mut self, waiter: WaiterId, flight: FlightId) {
-        let (Some(waiter), Some(known)) = (self.waiters.remove(&waiter), self.flights.get_mut(&flight)) else {
+        let (Some(waiter), Some(known)) = (self.waiters.remove(&waiter), self.flights.get_mut(&flight))
+        else {
             return;
         };
         let joined = match &known.tail {
@@ -361,13 +396,7 @@ impl Shell {
     }
 
     fn start(&mut self, flight: FlightId, key: FlightKey, source: Source) {
-        let known = Flight {
-            source: source.clone(),
-            tail: None,
-            admit: None,
-            outcome: None,
-            taken: false,
-        };
+        let known = Flight { source: source.clone(), tail: None, admit: None, outcome: None, taken: false };
         self.flights.insert(flight, known);
         let Ok(permit) = self.reports.clone().try_reserve_owned() else {
             // So full that an end could not be reported: end it before it starts.

@@ -92,7 +92,6 @@ pub(super) fn failure(error: &UpstreamError) -> Failure {
 pub(super) fn story(error: &UpstreamError) -> Story {
     Story {
         message: error.message.as_str().into(),
-        retry_after: error.retry_after,
         timed_out: matches!(error.kind, Kind::Timeout | Kind::Slow),
     }
 }

@@ -1,6 +1,7 @@
 //! Owns reading blobs of remotes: permission first, then the copy that lies here, or a fill to read along.
 //! Must not know: HTTP, how flights are scheduled.
 
+use super::Engine;
 use super::actor::{Join, Joined};
 use super::answers::{Answer, AnswerKey, Generation, Of, SMALL};
 use super::bypass::Bypass;
@@ -10,7 +11,6 @@ use super::manifests::source;
 use super::model::{BlobAnswer, BlobWant, EngineError, ErrorKind, Scope, Verdict, Want};
 use super::reader::{Reader, Wanted};
 use super::shared::Shared;
-use super::Engine;
 use crate::cache::{Event, Refusal};
 use crate::meta::{CopyRow, LinkRow, MetaExt as _};
 use crate::names::{ByteRange, Digest, RangeRequest};
@@ -51,9 +51,7 @@ impl Engine {
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
         if scope.repository.remote().is_none() {
-            return Err(
-                EngineError::new(ErrorKind::BlobUnknown, "blob unknown").with_verdict(Verdict::Local)
-            );
+            return Err(EngineError::new(ErrorKind::BlobUnknown, "blob unknown").with_verdict(Verdict::Local));
         }
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };

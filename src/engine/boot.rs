@@ -13,9 +13,9 @@ use super::model::EngineError;
 use super::shared::Shared;
 use super::sweep;
 use crate::cache::Event;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError, MetaExt as _};
+use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
-use crate::store::{Checkpoint, DraftId, Scan};
+use crate::store::{Checkpoint, Scan};
 
 /// A draft that nobody asked for again within this time goes.
 const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -40,9 +40,10 @@ pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
     let mut remove = Vec::new();
     shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
         Some(row) if row.created_ms >= oldest => {
-            let checkpoints = row.checkpoints.iter().filter_map(|(len, prefix)| {
-                Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? })
-            });
+            let checkpoints = row
+                .checkpoints
+                .iter()
+                .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
             shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
         }
         _ => remove.push(id),
@@ -68,8 +69,12 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
     };
     let Found { mut present, adopted, missing } = found;
     note(&shared, &adopted, &missing).await;
-    tracing::info!(blobs = present.len(), adopted = adopted.len(), missing = missing.len(),
-        "the index of the file storage is loaded");
+    tracing::info!(
+        blobs = present.len(),
+        adopted = adopted.len(),
+        missing = missing.len(),
+        "the index of the file storage is loaded"
+    );
     present.extend(adopted.into_iter().map(|(digest, row)| (digest, row, false)));
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
     for (digest, row, pinned) in present {

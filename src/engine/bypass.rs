@@ -121,8 +121,8 @@ impl Bypass {
     fn accept(&mut self, chunk: Bytes) -> io::Result<Bytes> {
         self.hasher.update(&chunk);
         self.at += chunk.len() as u64;
-        let wrong = self.at > self.size
-            || (self.at == self.size && self.hasher.clone().finish() != self.digest);
+        let wrong =
+            self.at > self.size || (self.at == self.size && self.hasher.clone().finish() != self.digest);
         if wrong {
             return Err(broken("the upstream sent other bytes than were asked for"));
         }

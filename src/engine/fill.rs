@@ -73,7 +73,7 @@ pub(super) async fn run(
 ) {
     let Some(repository) = shared.repositories.by_id(source.repository) else {
         let message = "the repository was removed meanwhile".into();
-        let story = Story { message, retry_after: None, timed_out: false };
+        let story = Story { message, timed_out: false };
         return guard.failed(Failure::NotFound, Some(story));
     };
     match Fill::begin(shared, line, digest, source, repository).await {
@@ -415,12 +415,10 @@ impl Fill {
 
     fn give_up(self, error: Option<UpstreamError>, mismatches: u32) -> Ended {
         let ended = match &error {
-            Some(error) => {
-                Ended { failure: attempts::failure(error), story: Some(attempts::story(error)) }
-            }
+            Some(error) => Ended { failure: attempts::failure(error), story: Some(attempts::story(error)) },
             None if mismatches > 0 => {
                 let message = "the upstream sent other bytes than the digest names".into();
-                let story = Story { message, retry_after: None, timed_out: false };
+                let story = Story { message, timed_out: false };
                 Ended { failure: Failure::Mismatch, story: Some(story) }
             }
             None => Ended { failure: Failure::Transport, story: None },

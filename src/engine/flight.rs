@@ -2,7 +2,6 @@
 //! Must not know: how flights are scheduled, how bytes are fetched.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use super::model::{Manifest, PageQuery};
 use crate::cache::{self, Lane};
@@ -36,7 +35,10 @@ pub(super) enum Task {
     /// Whether a file that lay here through an unclean stop still has its bytes.
     Verify(Digest),
     Tags(PageQuery),
-    Referrers { digest: Digest, query: String },
+    Referrers {
+        digest: Digest,
+        query: String,
+    },
 }
 
 /// Through whom: one image of one repository.
@@ -82,7 +84,8 @@ pub(super) struct ListingPage {
 pub(super) enum Outcome {
     Resolved(Resolution),
     Fetched(Manifest),
-    Proven(u64),
+    /// The image has the digest; its link is noted.
+    Proven,
     Verified(bool),
     Page(ListingPage),
 }
@@ -106,6 +109,5 @@ pub(super) struct Salvage {
 #[derive(Clone, Debug)]
 pub(super) struct Story {
     pub message: Arc<str>,
-    pub retry_after: Option<Duration>,
     pub timed_out: bool,
 }

@@ -17,10 +17,7 @@ const PAGE: usize = 1_000;
 
 impl Engine {
     /// What lies here, by image.
-    pub async fn cached(
-        &self,
-        repository: Option<&RepositoryName>,
-    ) -> Result<Vec<CachedImage>, EngineError> {
+    pub async fn cached(&self, repository: Option<&RepositoryName>) -> Result<Vec<CachedImage>, EngineError> {
         let chosen: Vec<_> = match repository {
             Some(name) => vec![self.named_repository(name)?],
             None => self.shared.repositories.list(),

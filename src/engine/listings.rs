@@ -16,17 +16,15 @@ struct TagList {
     tags: Option<Vec<String>>,
 }
 
-const EMPTY_INDEX: &str = concat!(
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","#,
-    r#""manifests":[]}"#
-);
-
 impl Engine {
     /// One page of an image's tags.
     pub async fn tags(&self, scope: &Scope, query: PageQuery) -> Result<TagsPage, EngineError> {
         if scope.repository.remote().is_none() {
-            return Err(EngineError::new(ErrorKind::NameUnknown, format!("there is no image {}", scope.image))
-                .with_verdict(Verdict::Local));
+            return Err(EngineError::new(
+                ErrorKind::NameUnknown,
+                format!("there is no image {}", scope.image),
+            )
+            .with_verdict(Verdict::Local));
         }
         let (page, verdict) = self.page(scope, Task::Tags(query), ErrorKind::NameUnknown).await?;
         let list: TagList = serde_json::from_slice(&page.bytes).map_err(|_| {
@@ -35,21 +33,13 @@ impl Engine {
         Ok(TagsPage { tags: list.tags.unwrap_or_default(), next_query: page.next_query, verdict })
     }
 
-    /// What refers to a digest, as an index.
+    /// What refers to a digest, as an index. Of a remote: local repositories are asked otherwise.
     pub async fn referrers(
         &self,
         scope: &Scope,
         digest: &Digest,
         query: &str,
     ) -> Result<ReferrersPage, EngineError> {
-        if scope.repository.remote().is_none() {
-            return Ok(ReferrersPage {
-                bytes: EMPTY_INDEX.into(),
-                next_query: None,
-                filters_applied: None,
-                verdict: Verdict::Local,
-            });
-        }
         let task = Task::Referrers { digest: *digest, query: query.to_owned() };
         let (page, verdict) = self.page(scope, task, ErrorKind::NameUnknown).await?;
         let ListingPage { bytes, next_query, filters_applied } = page;

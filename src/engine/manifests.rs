@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Engine;
 use super::actor::{Join, Joined};
 use super::answers::{Answer, AnswerKey, Generation, Of};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
-use super::Engine;
 use crate::cache::{Failure, Freshness, Refusal, judge};
 use crate::clock::Millis;
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
@@ -34,8 +34,9 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let Some(remote) = scope.repository.remote() else {
-            return Err(EngineError::new(ErrorKind::ManifestUnknown, "manifest unknown")
-                .with_verdict(Verdict::Local));
+            return Err(
+                EngineError::new(ErrorKind::ManifestUnknown, "manifest unknown").with_verdict(Verdict::Local)
+            );
         };
         match reference {
             Reference::Tag(tag) => self.manifest_by_tag(scope, remote, tag, want).await,
@@ -107,9 +108,7 @@ impl Engine {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 self.landed(scope, tag, outcome, want, verdict).await
             }
-            Joined::Refused { why, story } => {
-                Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown))
-            }
+            Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown)),
             _ => Err(lost_answer()),
         }
     }
@@ -215,9 +214,7 @@ impl Engine {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 Ok(Manifest { verdict, ..manifest })
             }
-            Joined::Refused { why, story } => {
-                Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown))
-            }
+            Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown)),
             _ => Err(lost_answer()),
         }
     }
@@ -254,12 +251,7 @@ impl Engine {
     }
 
     /// The upstream does not answer well: what is here, if a client can be served all of it.
-    async fn stale(
-        &self,
-        scope: &Scope,
-        known: &Known,
-        error: EngineError,
-    ) -> Result<Manifest, EngineError> {
+    async fn stale(&self, scope: &Scope, known: &Known, error: EngineError) -> Result<Manifest, EngineError> {
         let Some(manifest) = self.stored(scope, &known.resolution.digest, Verdict::Stale).await? else {
             return Err(error);
         };

@@ -85,16 +85,8 @@ impl Engine {
         let meta: Arc<dyn Meta> = Arc::new(meta);
         let trusted_since = trust(&meta, &opened).await?;
         let repositories = Repositories::load(&meta, &clock)?;
-        let parts = Parts {
-            clock,
-            store,
-            meta,
-            metrics,
-            repositories,
-            settings,
-            epoch: opened.epoch,
-            trusted_since,
-        };
+        let parts =
+            Parts { clock, store, meta, metrics, repositories, settings, epoch: opened.epoch, trusted_since };
         let shared = Arc::new(Shared::new(parts));
         boot::take_stock_of_drafts(&shared)?;
         let coordination = Coordination::start(&shared);
@@ -105,7 +97,7 @@ impl Engine {
             }
         }
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
-        shared.tasks.spawn(sweep::housekeeping(shared, coordination));
+        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
         Ok(engine)
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::reader::Reader;
 use super::repository::Repository;
 use crate::names::{ByteRange, Digest, ImageName, MediaType, RangeRequest, RepositoryName, Tag};
-use super::reader::Reader;
 
 /// Where a request looks: one image of one repository. `library/` was added where it belongs.
 #[derive(Clone, Debug)]

@@ -61,7 +61,7 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
 }
 
 fn told(message: &str) -> Story {
-    Story { message: message.into(), retry_after: None, timed_out: false }
+    Story { message: message.into(), timed_out: false }
 }
 
 struct Flight<'a> {
@@ -221,7 +221,7 @@ impl Flight<'_> {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.put(&key, &LinkRow { media_type: None, size, origin_proven: true });
         self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Proven(size))
+        Ok(Outcome::Proven)
     }
 
     /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
@@ -250,14 +250,7 @@ impl Flight<'_> {
     }
 
     async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
-        let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-        if let Some(n) = query.n {
-            pairs.append_pair("n", &n.to_string());
-        }
-        if let Some(last) = &query.last {
-            pairs.append_pair("last", last);
-        }
-        let page = self.listing("tags", Listing::Tags, pairs.finish()).await?;
+        let page = self.listing("tags", Listing::Tags, tags_query(query)).await?;
         Ok(Outcome::Page(ListingPage {
             bytes: page.bytes,
             next_query: page.next_query,
@@ -374,6 +367,17 @@ fn check(reference: &Reference, body: &ManifestBody) -> Result<Digest, Ended> {
         }
         _ => Ok(computed),
     }
+}
+
+fn tags_query(query: &PageQuery) -> String {
+    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+    if let Some(n) = query.n {
+        pairs.append_pair("n", &n.to_string());
+    }
+    if let Some(last) = &query.last {
+        pairs.append_pair("last", last);
+    }
+    pairs.finish()
 }
 
 /// A captive portal answers everything with 200 and a web page.

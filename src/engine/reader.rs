@@ -9,11 +9,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::Engine;
 use super::actor::Joined;
 use super::bypass::Bypass;
 use super::flight::{FlightTail, Salvage};
 use super::model::Scope;
-use super::Engine;
 use crate::names::{Digest, Hasher};
 use crate::store;
 
@@ -192,7 +192,8 @@ async fn go_past(engine: Engine, wanted: Wanted, mut salvage: Salvage) -> io::Re
 }
 
 async fn follow(engine: Engine, wanted: Wanted, moves: usize) -> io::Result<Inner> {
-    let joined = engine.join_content(&wanted.scope, &wanted.digest, wanted.proven).await.map_err(io::Error::other)?;
+    let joined =
+        engine.join_content(&wanted.scope, &wanted.digest, wanted.proven).await.map_err(io::Error::other)?;
     match joined {
         Joined::Tail { tail, .. } => Ok(along(engine, tail, wanted, moves)),
         Joined::Present => {

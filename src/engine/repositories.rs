@@ -111,8 +111,7 @@ impl Repositories {
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
         let (spec, moved) = settle(&old, spec)?;
-        let (id, mut batch) =
-            if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
+        let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
         let repository = make(id, name.clone(), spec, old.created, &self.clock)?;
         batch.put(&id, &to_row(&repository, false));
         if moved {
@@ -166,7 +165,8 @@ impl Repositories {
         let RepositorySpec::Remote(spec) = spec else { return Ok(()) };
         let taken = |other: Option<Arc<Repository>>, field: &str| match other {
             Some(other) if other.name != *name => {
-                let message = format!("{field}: {} has this already, and only one repository can", other.name);
+                let message =
+                    format!("{field}: {} has this already, and only one repository can", other.name);
                 Err(EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, message))
             }
             _ => Ok(()),

@@ -80,6 +80,16 @@ impl UpstreamError {
         Self { kind, status: None, retry_after: None, message: message.into() }
     }
 
+    /// An answer that makes no sense, as those who read the body judge.
+    pub fn bad_response(message: impl Into<String>) -> Self {
+        Self::new(Kind::BadResponse, message)
+    }
+
+    /// The connection ended in the middle of something.
+    pub fn broken(message: impl Into<String>) -> Self {
+        Self::new(Kind::Broken, message)
+    }
+
     /// Whether the same request may soon succeed. Not said of a rate limit: it asks for patience,
     /// and how much is in `retry_after`.
     pub fn retryable(&self) -> bool {
