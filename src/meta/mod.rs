@@ -95,7 +95,8 @@ pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// A transactional store of rows.
 ///
-/// Reads block on the disk: keep them off the async workers. A read sees every batch whose `apply` has
+/// Reads block on the disk, and up to two seconds while a failed file is opened anew: keep them off the async
+/// workers. A read sees every batch whose `apply` has
 /// returned `Ok`, and never a part of a batch. Reads go on while writes fail.
 pub trait Meta: Send + Sync + 'static {
     fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError>;

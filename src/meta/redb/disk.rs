@@ -24,6 +24,8 @@ pub(super) enum Fault {
     Full,
     /// Syncs fail with EIO.
     Broken,
+    /// The next sync goes well, those after it do not: a commit is in the file and reported as failed.
+    BrokenSoon,
     /// Reads fail with EIO.
     Unreadable,
 }
@@ -62,7 +64,7 @@ impl Disk {
         }
         let errno = match fault {
             Fault::Full => rustix::io::Errno::NOSPC,
-            Fault::Broken | Fault::Unreadable => rustix::io::Errno::IO,
+            Fault::Broken | Fault::BrokenSoon | Fault::Unreadable => rustix::io::Errno::IO,
         };
         Err(errno.into())
     }
@@ -104,6 +106,9 @@ impl StorageBackend for Plug {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.check(Fault::Broken)?;
+        if self.0.check(Fault::BrokenSoon).is_err() {
+            self.0.set_fault(Some(Fault::Broken));
+        }
         locked(&self.0.synced).clone_from(&locked(&self.0.live));
         Ok(())
     }

@@ -122,8 +122,8 @@ impl Medium for FileMedium {
         let path = self.beside("probe");
         let written = open(OpenOptions::new().write(true).create(true).truncate(true), &path)
             .and_then(|mut file| file.write_all(&PROBE).and_then(|()| file.sync_all()));
-        remove(&path).or_else(|error| if written.is_ok() { Err(error) } else { Ok(()) })?;
-        written
+        let removed = remove(&path);
+        written.and(removed)
     }
 }
 
