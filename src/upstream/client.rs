@@ -66,8 +66,8 @@ impl Client {
             if answer.status != StatusCode::UNAUTHORIZED || answer.foreign {
                 return Ok(answer);
             }
-            pass = self.auth.after_refusal(&pass, &answer.headers, ask.image.as_ref()).await?;
             answer.body.drain().await;
+            pass = self.auth.after_refusal(&pass, &answer.headers, ask.image.as_ref()).await?;
         }
     }
 

@@ -61,7 +61,7 @@ impl Wire {
             match self.once(method, &uri, headers).await {
                 // It lay in the pool and was closed just then. Nothing here changes anything at the
                 // other side, so asking again is safe.
-                Err(error) if has_answered_before(&error) => self.once(method, &uri, headers).await,
+                Err(error) if was_closed_in_pool(&error) => self.once(method, &uri, headers).await,
                 result => result,
             }
         };
@@ -105,7 +105,10 @@ pub(super) fn place(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn has_answered_before(error: &Error) -> bool {
+fn was_closed_in_pool(error: &Error) -> bool {
+    if find::<hyper::Error>(error).is_some_and(hyper::Error::is_parse) {
+        return false;
+    }
     let mut extras = Extensions::new();
     if let Some(connection) = error.connect_info() {
         connection.get_extras(&mut extras);
