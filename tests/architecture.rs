@@ -224,8 +224,8 @@ fn literal(rest: &str) -> usize {
             return prefix + 1 + hashes + 1 + length;
         }
     }
-    if rest.starts_with("b'") {
-        return 2 + closing_quote(&rest[2..], '\'');
+    if let Some(byte) = rest.strip_prefix("b'") {
+        return 2 + closing_quote(byte, '\'');
     }
     rest.strip_prefix('\'').map_or(0, character_or_lifetime)
 }
@@ -474,7 +474,8 @@ struct Seen<'a> {
 
 /// Walks all tokens, keeping count of inline modules, and resolves each path from `crate` or `super`.
 fn seen_rooms<'a>(source: &'a Source, tokens: &[Token<'a>]) -> Vec<Seen<'a>> {
-    let mut module = if matches!(source.path.as_str(), "lib.rs" | "main.rs") { vec![] } else { source.module() };
+    let mut module =
+        if matches!(source.path.as_str(), "lib.rs" | "main.rs") { vec![] } else { source.module() };
     let mut inline_ends = Vec::new();
     let mut seen = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -582,7 +583,10 @@ fn an_import_that_runs_down_is_none() {
         ("engine/fill.rs", "use crate::store::{Draft, Tail}; use super::actor::Actor; use crate::names;"),
         ("engine/fill.rs", "pub(crate) fn f() {} pub(super) fn g() {} pub(in crate::engine) fn h() {}"),
         ("docker/pull.rs", "mod inner { use super::super::wire; use super::Thing; }"),
-        ("docker/pull.rs", "// use crate::store::Reader;\n/* crate::meta::Row */ const A: &str = \"crate::meta::X\";"),
+        (
+            "docker/pull.rs",
+            "// use crate::store::Reader;\n/* crate::meta::Row */ const A: &str = \"crate::meta::X\";",
+        ),
         ("docker/pull.rs", "const A: &str = r#\"\"crate::meta::X\"#; fn f<'a>(x: &'a str) -> char { '\"' }"),
         ("docker/pull.rs", "#[cfg(test)]\nmod tests { use crate::store::FsStore; }"),
         ("lib.rs", "pub mod store; use crate::meta::RedbMeta;"),
