@@ -66,6 +66,7 @@ setup-certs: ## Make a CA and a server certificate in CERTS_DIR (~/certs), and s
 	@ops/setup-certs.sh
 
 check-remote-pull: ## Pull IMAGES twice through nginx at UPSTREAM; print both times and what was stored
+	@$(need) curl
 	@UPSTREAM="$(UPSTREAM)" IMAGES="$(IMAGES)" ops/check-remote-pull.sh
 
 up: build setup-certs ## Start nginx and binaryrepo in containers
