@@ -1,5 +1,6 @@
-# `make help` lists what there is. PROFILE is cargo's: dev is optimised enough to serve, and compiles in a third of
-# the time; `make build` alone defaults to release, because that binary is the one to keep.
+# `make help` lists what there is. PROFILE is cargo's. dev is optimised enough to serve (dependencies at level 2) and is
+# what all checks use, so that the dependencies are compiled once; `make build` alone defaults to release, because
+# that binary is the one to keep.
 PROFILE ?= dev
 CERTS_DIR ?= $(HOME)/certs
 ARGS ?=
