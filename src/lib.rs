@@ -1,5 +1,6 @@
 //! binaryrepo: a binary repository manager.
 
+pub mod api;
 pub mod cache;
 pub mod clock;
 pub mod config;
