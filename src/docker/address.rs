@@ -232,7 +232,7 @@ pub mod tests {
     pub fn remote(id: u64, name: &str, url: &str, change: impl FnOnce(&mut RemoteSpec)) -> Arc<Repository> {
         let mut spec = RemoteSpec::new(url.parse().expect("a URL"));
         change(&mut spec);
-        repository(id, name, RepositoryKind::Remote(Box::new(Remote { spec })))
+        repository(id, name, RepositoryKind::Remote(Box::new(Remote::new(spec, Vec::new()))))
     }
 
     fn table() -> Table {

@@ -64,7 +64,7 @@ fn manifest_reply(found: Manifest, want: Want, headers: &HeaderMap) -> Reply {
     } else {
         let mut reply = describe(Reply::empty(StatusCode::OK), &found.digest, found.verdict)
             .with_header(CONTENT_TYPE, found.media_type.as_str())
-            .with_header(CONTENT_LENGTH, &found.bytes.len().to_string())
+            .with_header(CONTENT_LENGTH, &found.size.to_string())
             // Its type is the upstream's word: a browser must never run it as a page of this host.
             .with_header(CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
         if want == Want::Body {
@@ -170,6 +170,7 @@ mod tests {
         Manifest {
             digest: digest(),
             media_type: MediaType::parse(MediaType::OCI_INDEX).expect("a type"),
+            size: 3,
             bytes: Bytes::from_static(b"{}\n"),
             verdict,
             warning: warning.map(str::to_owned),

@@ -41,7 +41,7 @@ pub struct Remote {
 const FAILING: Duration = Duration::from_secs(30);
 
 impl Remote {
-    pub(super) fn new(spec: RemoteSpec, origins: Vec<Upstream>) -> Self {
+    pub fn new(spec: RemoteSpec, origins: Vec<Upstream>) -> Self {
         Self { spec, origins, failed_at: AtomicU64::new(0) }
     }
 }

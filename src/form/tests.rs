@@ -30,7 +30,7 @@ fn stored(spec: RemoteSpec) -> Repository {
     Repository {
         id: RepositoryId(1),
         name: "docker-remote".parse().expect("a legal name"),
-        kind: RepositoryKind::Remote(Box::new(Remote { spec })),
+        kind: RepositoryKind::Remote(Box::new(Remote::new(spec, Vec::new()))),
         created: UnixMillis(0),
     }
 }
