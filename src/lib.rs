@@ -7,6 +7,7 @@ pub mod config;
 pub mod docker;
 pub mod engine;
 pub mod form;
+pub mod http;
 pub mod meta;
 pub mod names;
 pub mod reply;
