@@ -8,6 +8,9 @@ pub mod engine;
 pub mod form;
 pub mod names;
 pub mod reply;
+mod start;
 pub mod store;
 pub mod telemetry;
 pub mod text;
+
+pub use start::{StartError, Started, StartedRepository, offline, serve};
