@@ -11,7 +11,10 @@ pub mod http;
 pub mod meta;
 pub mod names;
 pub mod reply;
+mod start;
 pub mod store;
 pub mod telemetry;
 pub mod text;
 pub mod upstream;
+
+pub use start::{StartError, Started, StartedRepository, offline, serve};

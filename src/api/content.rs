@@ -106,7 +106,7 @@ impl PurgeForm {
         match (image, &self.tag, &self.digest) {
             (Some(image), Some(Text(tag)), _) => Ok(Purge::Tag(image, tag.clone())),
             (Some(image), None, _) => Ok(Purge::Image(image)),
-            (None, _, Some(Text(digest))) => Ok(Purge::Digest(digest.clone())),
+            (None, _, Some(Text(digest))) => Ok(Purge::Digest(*digest)),
             (None, _, None) if self.all => Ok(Purge::All),
             (None, _, None) => Err(ApiError::whole("say one of image, digest and all").with_hint(Self::HINT)),
         }

@@ -3,7 +3,9 @@
 //! beside neither `api` nor `config`, so that both can use it.
 //! Must not know: HTTP, files, how a specification is stored.
 
+mod json;
 mod shown;
+mod words;
 
 pub use shown::Shown;
 
@@ -12,11 +14,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use crate::engine::{RemoteSpec, Repository, RepositorySpec, Secret};
 use crate::names::RepositoryName;
-use crate::text::{ByteSize, Given, Host, Parse, Text, WebUrl, closest};
+use crate::text::{ByteSize, Given, Host, Parse, Text, WebUrl};
+use words::{PackageType, RepoType, Username};
 
 /// Longest list of hosts or mirrors.
 const MAX_LIST: usize = 64;
@@ -102,15 +104,6 @@ impl fmt::Display for FormError {
 }
 
 impl RepositoryForm {
-    /// Reads a JSON body; whatever is wrong is told with its field.
-    pub fn from_json(body: &[u8]) -> Result<Self, FormError> {
-        // serde would also read an array, as the fields in their order.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(FormError::whole("expected a JSON object with the fields of a repository"));
-        }
-        serde_json::from_slice(body).map_err(|error| diagnose(body, &error))
-    }
-
     /// The name, where one is given.
     pub fn name(&self) -> Option<&RepositoryName> {
         match &self.name {
@@ -302,115 +295,6 @@ fn check(spec: &RemoteSpec) -> Result<(), FormError> {
         return Err(FormError::new("mirrors", format!("{twice} is the remote_url itself")));
     }
     Ok(())
-}
-
-/// serde tells what is wrong, but not always where: the fields are tried one by one.
-fn diagnose(body: &[u8], error: &serde_json::Error) -> FormError {
-    let object: Map<String, Value> = match serde_json::from_slice(body) {
-        Ok(object) => object,
-        Err(syntax) => return FormError::whole(format!("the body is not JSON: {syntax}")),
-    };
-    for (field, value) in object {
-        if !FIELDS.contains(&field.as_str()) {
-            let error =
-                FormError::new(&field, format!("unknown field; expected one of {}", FIELDS.join(", ")));
-            return match closest(&field, FIELDS) {
-                Some(meant) => error.with_hint(format!("did you mean `{meant}`?")),
-                None => error,
-            };
-        }
-        let alone = Value::Object(Map::from_iter([(field.clone(), value)]));
-        if let Err(error) = RepositoryForm::deserialize(alone) {
-            return FormError::new(&field, redact(&field, error.to_string()));
-        }
-    }
-    // Every field is right alone, so one was written twice; serde's words name it.
-    let message = error.to_string();
-    let field = message.split('`').nth(1).map(str::to_owned);
-    FormError { field, message, hint: None }
-}
-
-/// serde repeats what it found, which for a password is nobody's business.
-pub fn redact(field: &str, message: String) -> String {
-    if field == "password" { "expected a text that is not empty".to_owned() } else { message }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RepoType {
-    Local,
-    Remote,
-}
-
-impl RepoType {
-    const fn of(spec: &RepositorySpec) -> Self {
-        match spec {
-            RepositorySpec::Local => Self::Local,
-            RepositorySpec::Remote(_) => Self::Remote,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Remote => "remote",
-        }
-    }
-}
-
-impl Parse for RepoType {
-    const EXPECTED: &'static str = "\"local\" or \"remote\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "local" => Ok(Self::Local),
-            "remote" => Ok(Self::Remote),
-            _ => Err(format!("unknown type `{text}`: expected {}", Self::EXPECTED)),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PackageType {
-    Docker,
-    Remote,
-}
-
-impl Parse for PackageType {
-    const EXPECTED: &'static str = "\"docker\"";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "docker" => Ok(Self::Docker),
-            "remote" => Ok(Self::Remote),
-            _ => Err(format!("unknown package type `{text}`: expected {}", Self::EXPECTED)),
-        }
-    }
-}
-
-/// HTTP Basic has no way to send a colon in a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Username(String);
-
-impl Parse for Username {
-    const EXPECTED: &'static str = "a user name";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.contains(':') {
-            return Err("must not contain a colon".to_owned());
-        }
-        String::parse(text).map(Self)
-    }
-}
-
-impl Parse for Secret {
-    const EXPECTED: &'static str = "a text";
-
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            return Err("is empty; leave it out where there is none".to_owned());
-        }
-        Ok(Self::new(text))
-    }
 }
 
 #[cfg(test)]

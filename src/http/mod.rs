@@ -7,7 +7,6 @@ mod body;
 mod caller;
 mod door;
 mod listener;
-mod management;
 mod watched;
 
 pub use auth::Gate;
@@ -24,6 +23,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::api as management;
 use crate::clock::Clock;
 use crate::docker::{self, Site};
 use crate::engine::Engine;

@@ -21,7 +21,9 @@ async fn with_layer(registry: &Registry) -> (House, Image) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_connection_is_taken_up_where_it_broke() {
-    for fault in [Fault::ResetAt(150_000), Fault::CloseAt(150_000), Fault::ResetBeforeHead, Fault::status(503)] {
+    for fault in
+        [Fault::ResetAt(150_000), Fault::CloseAt(150_000), Fault::ResetBeforeHead, Fault::status(503)]
+    {
         let registry = Registry::open().await;
         let (house, image) = with_layer(&registry).await;
         let layer = &image.layers[0];

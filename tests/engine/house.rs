@@ -34,7 +34,8 @@ impl House {
     }
 
     pub async fn with(registry: &Registry, change: impl FnOnce(&mut RemoteSpec)) -> Self {
-        let settings = Settings { max_size: MaxSize::Bytes(1 << 40), min_free: 0, ..Settings::default() };
+        let settings =
+            Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() };
         Self::build(registry, settings, change).await
     }
 

@@ -125,7 +125,8 @@ async fn a_web_page_and_a_lying_digest_move_no_tag() {
     let image = Image::new(27, &[10]);
     registry.add_image("a/b", "latest", &image);
     let house = House::new(&registry).await;
-    registry.script("GET /v2/a/b/manifests/", [Fault::answer(200, &[("content-type", "text/html")], "<html>")]);
+    registry
+        .script("GET /v2/a/b/manifests/", [Fault::answer(200, &[("content-type", "text/html")], "<html>")]);
     let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::UpstreamUnavailable);
     tokio::time::sleep(Duration::from_millis(2_100)).await;

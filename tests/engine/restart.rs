@@ -52,7 +52,7 @@ async fn a_fetch_goes_on_after_a_restart_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_least_recently_used_go_first_and_readers_finish() {
     let registry = Registry::open().await;
-    let settings = Settings { max_size: MaxSize::Bytes(1_000_000), min_free: 0, ..Settings::default() };
+    let settings = Settings { max_size: MaxSize::Bytes(1_000_000), min_free: Some(0), ..Settings::default() };
     let images: Vec<Image> = (41..45).map(|seed| Image::new(seed, &[300_000])).collect();
     for (number, image) in images.iter().enumerate() {
         registry.add_image(&format!("a/n{number}"), "latest", image);

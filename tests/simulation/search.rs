@@ -21,12 +21,14 @@ pub fn search(rules: Rules) -> Result<Searched, String> {
         let parts = std::thread::available_parallelism().map_or(1, usize::from);
         let found: Vec<Result<Vec<(u64, World)>, String>> = std::thread::scope(|scope| {
             let part = frontier.len().div_ceil(parts);
-            let threads: Vec<_> = frontier.chunks(part).map(|worlds| scope.spawn(|| successors(worlds))).collect();
+            let threads: Vec<_> =
+                frontier.chunks(part).map(|worlds| scope.spawn(|| successors(worlds))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a search thread")).collect()
         });
         frontier.clear();
         for part in found {
-            frontier.extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
+            frontier
+                .extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
         }
     }
     Ok(Searched { states: seen.len(), depth })

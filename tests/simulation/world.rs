@@ -14,17 +14,30 @@ use crate::names::{LOCAL, NEGATIVE_MS, Name, PATIENCE_MS, Via, size_of};
 /// One thing that may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Choice {
-    Join { key: Name, via: Via, patient: bool },
+    Join {
+        key: Name,
+        via: Via,
+        patient: bool,
+    },
     Leave(WaiterId),
     /// A client that was told Ready opens the file, perhaps much later.
     Open(WaiterId),
-    Head { flight: FlightId, sized: bool },
+    Head {
+        flight: FlightId,
+        sized: bool,
+    },
     Finish(FlightId),
     Fail(FlightId, Failure),
     Deliver(Sender),
     Resend(usize),
-    Sweep { blob: u8, works: bool },
-    Push { blob: u8, pinned: bool },
+    Sweep {
+        blob: u8,
+        works: bool,
+    },
+    Push {
+        blob: u8,
+        pinned: bool,
+    },
     /// The pushed bytes get their name.
     Publish(ClaimId),
     /// The row is durable, and the client has its 201.
@@ -36,7 +49,10 @@ pub enum Choice {
     /// A file disappears behind our back.
     Vanish(u8),
     Space(u64),
-    Share { upstream: u64, limit: Option<u64> },
+    Share {
+        upstream: u64,
+        limit: Option<u64>,
+    },
     Wait(u64),
     Tick,
     Restart,
@@ -324,7 +340,9 @@ impl World {
                 self.sweep(blob, works);
                 Ok(())
             }
-            Choice::Push { .. } | Choice::Publish(_) | Choice::Commit(_) | Choice::Abandon(_) => self.push(choice),
+            Choice::Push { .. } | Choice::Publish(_) | Choice::Commit(_) | Choice::Abandon(_) => {
+                self.push(choice)
+            }
             Choice::Unpin(blob) => {
                 self.promised.remove(&blob);
                 self.tell(Event::Unpin { key: Name::Blob(blob) })
@@ -376,7 +394,8 @@ impl World {
                 if pinned {
                     self.promised.insert(blob);
                 }
-                let added = Event::Added { key: Name::Blob(blob), upstream: LOCAL, size: size_of(blob), pinned };
+                let added =
+                    Event::Added { key: Name::Blob(blob), upstream: LOCAL, size: size_of(blob), pinned };
                 self.send(Sender::Push(claim), added);
                 self.send(Sender::Push(claim), Event::Unclaim { claim });
             }
@@ -528,7 +547,9 @@ impl World {
             let flight = *flight;
             match fill {
                 Fill { cancelled: true, .. } => Some(Choice::Fail(flight, Failure::Died)),
-                Fill { key: Name::Document(_), .. } | Fill { admitted: true, .. } => Some(Choice::Finish(flight)),
+                Fill { key: Name::Document(_), .. } | Fill { admitted: true, .. } => {
+                    Some(Choice::Finish(flight))
+                }
                 Fill { head_sent: false, .. } => Some(Choice::Head { flight, sized: true }),
                 Fill { .. } => None,
             }
