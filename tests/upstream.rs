@@ -13,6 +13,8 @@ mod bodies;
 mod connections;
 #[path = "upstream/redirects.rs"]
 mod redirects;
+#[path = "upstream/scripted.rs"]
+mod scripted;
 
 use std::time::Duration;
 
@@ -22,11 +24,8 @@ use binaryrepo::upstream::{BlobResponse, Proxies, Settings, Timeouts, Upstream, 
 use support::upstream::Registry;
 
 /// Short enough for a test that waits for them, long enough for a busy machine.
-const SHORT: Timeouts = Timeouts {
-    connect: Duration::from_millis(500),
-    head: Duration::from_millis(500),
-    idle: Duration::from_millis(500),
-};
+const SHORT: Timeouts =
+    Timeouts { connect: Duration::from_secs(1), head: Duration::from_secs(1), idle: Duration::from_secs(1) };
 
 fn image() -> ImageName {
     "library/redis".parse().unwrap()

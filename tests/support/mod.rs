@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test's upstream is a process of its own, in effect")]
 
 pub mod body;
+pub mod effects;
 pub mod fault;
 pub mod image;
 pub mod proxy;

@@ -1,15 +1,12 @@
 //! A scripted upstream: a real registry on a loopback port that serves pulls, writes down every request,
 //! and does wrong what its script says.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -21,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use url::Url;
 
 use super::body::{Ending, Feed, Line, Plan};
+use super::effects::{Cable, Effects, HangUp};
 use super::fault::{Fault, Script};
 use super::image::{Content, Image, Index};
 use super::shelf::{Answer, Shelf, parameter};
@@ -280,7 +278,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     stream.set_nodelay(true).unwrap();
     let std = stream.into_std().unwrap();
-    let cable = Arc::new(Cable(Mutex::new(Some(std.try_clone().unwrap()))));
+    let cable = Arc::new(Cable::new(std.try_clone().unwrap()));
     let stream = TcpStream::from_std(std).unwrap();
     let identity = shared.identity.clone();
     let line = shared.options.connection_rate.map(|rate| Arc::new(Line::new(rate)));
@@ -297,92 +295,6 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
             Err(_) => return,
         },
     };
-}
-
-/// A second handle of a connection's socket, for what HTTP libraries do not do.
-struct Cable(Mutex<Option<std::net::TcpStream>>);
-
-impl Cable {
-    /// The close that follows will be a reset.
-    fn will_reset(&self) {
-        if let Some(socket) = self.0.lock().unwrap().take() {
-            socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
-        }
-    }
-
-    fn send(&self, bytes: &[u8]) {
-        if let Some(mut socket) = self.0.lock().unwrap().take() {
-            // A few hundred bytes fit into the socket's buffer.
-            let _ = socket.write_all(bytes);
-        }
-    }
-}
-
-/// Ends the connection without an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("hung up as scripted")]
-struct HangUp;
-
-/// A fault taken apart.
-#[derive(Default)]
-struct Effects {
-    instead: Option<Answer>,
-    raw: Option<Vec<u8>>,
-    delay: Duration,
-    /// Whether with a reset.
-    hang_up: Option<bool>,
-    stop: Option<Stop>,
-    wrong_byte: Option<u64>,
-    longer: u64,
-    no_length: bool,
-    ignore_range: bool,
-    headers: Vec<(String, String)>,
-    rate: Option<u64>,
-}
-
-#[derive(Clone, Copy)]
-struct Stop {
-    at: u64,
-    ending: Ending,
-    reset: bool,
-}
-
-impl Effects {
-    fn add(&mut self, fault: Fault) {
-        let stop = |at, ending, reset| Some(Stop { at, ending, reset });
-        match fault {
-            Fault::None => {}
-            Fault::Answer { status, headers, body } => {
-                self.instead = Some(Answer::new(status, body));
-                self.headers.extend(headers);
-            }
-            Fault::Redirect(to) => self.instead = Some(Answer::new(307, "").with("location", &to)),
-            Fault::Raw(bytes) => self.raw = Some(bytes),
-            Fault::DelayHead(delay) => self.delay = delay,
-            Fault::CloseBeforeHead => self.hang_up = Some(false),
-            Fault::ResetBeforeHead => self.hang_up = Some(true),
-            Fault::StallAt(at) => self.stop = stop(at, Ending::Stall, false),
-            Fault::CloseAt(at) => self.stop = stop(at, Ending::Break, false),
-            Fault::ResetAt(at) => self.stop = stop(at, Ending::Break, true),
-            Fault::WrongByteAt(at) => self.wrong_byte = Some(at),
-            Fault::Longer(by) => self.longer = by,
-            Fault::NoLength => self.no_length = true,
-            Fault::IgnoreRange => self.ignore_range = true,
-            Fault::Headers(headers) => self.headers.extend(headers),
-            Fault::Rate(rate) => self.rate = Some(rate),
-            Fault::All(faults) => faults.into_iter().for_each(|fault| self.add(fault)),
-        }
-    }
-
-    /// The body as it will be sent, cut where it stops.
-    fn spoil(&self, body: &Bytes) -> Bytes {
-        let mut bytes = body.to_vec();
-        if let Some(byte) = self.wrong_byte.and_then(|at| bytes.get_mut(usize::try_from(at).unwrap())) {
-            *byte ^= 0xff;
-        }
-        bytes.resize(bytes.len() + usize::try_from(self.longer).unwrap(), 0);
-        bytes.into()
-    }
 }
 
 impl Shared {

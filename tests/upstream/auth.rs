@@ -47,7 +47,7 @@ async fn a_failed_token_fetch_is_shared_by_those_who_waited() {
     upstream.ping().await.unwrap();
     registry.forget();
     let slow_failure =
-        Fault::All(vec![Fault::DelayHead(std::time::Duration::from_millis(300)), Fault::status(503)]);
+        Fault::All(vec![Fault::DelayHead(std::time::Duration::from_millis(500)), Fault::status(503)]);
     registry.always("/token", slow_failure);
     let calls: Vec<_> = (0..20)
         .map(|_| {
