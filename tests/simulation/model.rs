@@ -354,9 +354,7 @@ impl Model {
         must!(self.is_candidate(key), "removes what is pinned, claimed, being filled or not here");
         let asked = matches!(step.event, Event::Lost { key: k } | Event::Collect { key: k } if *k == key);
         must!(self.loaded || matches!(step.event, Event::Lost { .. }), "removes before all is loaded");
-        if !asked && !self.is_oversized(key) {
-            must!(self.is_due(step, key), "removes what need not go, or not now");
-        }
+        must!(self.is_due(step, key) || asked || self.is_oversized(key), "removes what need not go, or not now");
         self.copies.get_mut(&key).expect("a candidate").evicting = true;
         if let Event::FillHead { flight, .. } = step.event
             && let Some(flight) = self.flights.get_mut(flight)
@@ -371,12 +369,11 @@ impl Model {
         let upstream = self.copies[&key].upstream;
         for scope in [Some(upstream), None] {
             let Some(limit) = self.limit_of(scope) else { continue };
-            if self.kept(scope) > limit {
-                step.shrinking.insert(scope);
-            }
-            let due =
-                step.shrinking.contains(&scope) && self.kept(scope) > limit * self.limits.low_mark_percent / 100;
+            let kept = self.kept(scope);
+            let low_mark = limit * self.limits.low_mark_percent / 100;
+            let due = kept > limit || step.shrinking.contains(&scope) && kept > low_mark;
             if due && self.oldest(scope).is_some_and(|used| self.copies[&key].used <= used) {
+                step.shrinking.insert(scope);
                 return true;
             }
         }
@@ -398,8 +395,9 @@ impl Model {
         }
         self.judge_failure(step)?;
         let full = match step.event {
-            Event::Space { .. } | Event::Share { .. } | Event::Loaded | Event::FillDone { .. } => true,
-            Event::FillHead { flight, .. } => self.flights.contains_key(flight),
+            Event::Space { .. } | Event::Share { .. } | Event::Loaded => true,
+            Event::FillHead { flight, size: Some(_) } => self.flights.contains_key(flight),
+            Event::FillDone { .. } => step.ended.as_ref().is_some_and(|ended| ended.key.lane() == Lane::Content),
             _ => false,
         };
         must!(!full || !self.loaded || self.limits_are_kept(), "a limit is exceeded though something could go");

@@ -207,7 +207,7 @@ impl World {
                 },
             }
         }
-        Err("does not come to rest".to_owned())
+        Err(format!("does not come to rest; next is {:?}", self.next_to_rest()))
     }
 
     fn choices_of_clients(&self, into: &mut Vec<Choice>) {
@@ -455,9 +455,12 @@ impl World {
             return self.tell(Event::Loaded);
         };
         if !self.disk.contains(&blob) {
-            // Never loaded, so nobody here can know that it is missing.
-            self.vanished.remove(&blob);
-            self.promised.remove(&blob);
+            let told = self.model.copies.contains_key(&Name::Blob(blob));
+            let added = |event: &Told| matches!(event, Event::Added { key, .. } if *key == Name::Blob(blob));
+            if !told && !self.mail.values().flatten().any(added) {
+                // A row without its file: the scan raises the alarm and drops the promise.
+                self.promised.remove(&blob);
+            }
             return Ok(());
         }
         let pinned = self.promised.contains(&blob);
@@ -537,12 +540,10 @@ impl World {
 
     /// Somebody comes upon a file that is not there. True if there was one to come upon.
     fn report_vanished(&mut self) -> Result<bool, String> {
-        let found = self.vanished.iter().copied().find(|blob| !self.promised.contains(blob));
-        let Some(blob) = found else { return Ok(false) };
-        if !self.model.is_present(Name::Blob(blob)) {
-            self.vanished.remove(&blob);
-            return Ok(true);
-        }
+        // What was gone before it was ever loaded, nobody here can miss.
+        self.vanished.retain(|blob| self.model.copies.contains_key(&Name::Blob(*blob)));
+        self.promised.retain(|blob| self.disk.contains(blob) || self.vanished.contains(blob));
+        let Some(blob) = self.vanished.difference(&self.promised).next().copied() else { return Ok(false) };
         self.tell(Event::Lost { key: Name::Blob(blob) })?;
         if self.sweeps.contains(&blob) { Ok(true) } else { Err(format!("lost blob {blob} is left as it is")) }
     }
