@@ -80,34 +80,84 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event<K, S> {
     /// From the boot scan: this content lies on disk. Oldest first; order of eviction follows `used`.
-    Load { key: K, upstream: u64, size: u64, used: u64, pinned: bool },
+    Load {
+        key: K,
+        upstream: u64,
+        size: u64,
+        used: u64,
+        pinned: bool,
+    },
     /// The boot scan is over: from now on eviction may happen.
     Loaded,
     /// How many bytes of cached (unpinned) content may lie here in all.
-    Space { limit: u64 },
+    Space {
+        limit: u64,
+    },
     /// The limit of one upstream's share; `None` lifts it.
-    Share { upstream: u64, limit: Option<u64> },
-    Join { waiter: WaiterId, key: K, source: S, negative_ms: u64, deadline: Option<Millis> },
-    Leave { waiter: WaiterId },
+    Share {
+        upstream: u64,
+        limit: Option<u64>,
+    },
+    Join {
+        waiter: WaiterId,
+        key: K,
+        source: S,
+        negative_ms: u64,
+        deadline: Option<Millis>,
+    },
+    Leave {
+        waiter: WaiterId,
+    },
     /// The head came. With a size, room is made first; `Admit` and `Attach` follow when it is.
-    FillHead { flight: FlightId, size: Option<u64> },
+    FillHead {
+        flight: FlightId,
+        size: Option<u64>,
+    },
     /// Verified and published (content), or the document is there (pointer).
-    FillDone { flight: FlightId, size: u64 },
-    FillFailed { flight: FlightId, failure: Failure },
+    FillDone {
+        flight: FlightId,
+        size: u64,
+    },
+    FillFailed {
+        flight: FlightId,
+        failure: Failure,
+    },
     /// A push (or whoever must not lose the key) asks to hold it. Waits while it is being evicted.
-    Claim { claim: ClaimId, key: K },
-    Unclaim { claim: ClaimId },
+    Claim {
+        claim: ClaimId,
+        key: K,
+    },
+    Unclaim {
+        claim: ClaimId,
+    },
     /// Under a claim: the content was published from elsewhere than a flight.
-    Added { key: K, upstream: u64, size: u64, pinned: bool },
+    Added {
+        key: K,
+        upstream: u64,
+        size: u64,
+        pinned: bool,
+    },
     /// Pushed content lost its last link; it may be collected.
-    Unpin { key: K },
+    Unpin {
+        key: K,
+    },
     /// Cleanup asks to remove an unpinned, unclaimed key.
-    Collect { key: K },
-    Touch { key: K },
+    Collect {
+        key: K,
+    },
+    Touch {
+        key: K,
+    },
     /// Somebody could not open a file that should be here.
-    Lost { key: K },
-    EvictDone { key: K },
-    EvictFailed { key: K },
+    Lost {
+        key: K,
+    },
+    EvictDone {
+        key: K,
+    },
+    EvictFailed {
+        key: K,
+    },
     /// Time passed: deadlines, memory, back-off.
     Tick,
 }
@@ -115,21 +165,44 @@ pub enum Event<K, S> {
 /// What the shell must do. It decides nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action<K, S> {
-    StartFill { flight: FlightId, key: K, source: S },
+    StartFill {
+        flight: FlightId,
+        key: K,
+        source: S,
+    },
     /// Nobody needs this fill any more: stop it early. It still reports its end, and until then keeps its place.
-    CancelFill { flight: FlightId },
+    CancelFill {
+        flight: FlightId,
+    },
     /// Room was made (or was there): the fill may write.
-    Admit { flight: FlightId },
+    Admit {
+        flight: FlightId,
+    },
     /// Hand the waiter the flight's tail.
-    Attach { waiter: WaiterId, flight: FlightId },
+    Attach {
+        waiter: WaiterId,
+        flight: FlightId,
+    },
     /// Content: it lies under its digest. Pointer: hand over the flight's document.
-    Ready { waiter: WaiterId, flight: Option<FlightId> },
-    Claimed { claim: ClaimId },
-    Refuse { waiter: WaiterId, why: Refusal },
+    Ready {
+        waiter: WaiterId,
+        flight: Option<FlightId>,
+    },
+    Claimed {
+        claim: ClaimId,
+    },
+    Refuse {
+        waiter: WaiterId,
+        why: Refusal,
+    },
     /// Remove the file of this key (after checking its row) and report.
-    Evict { key: K },
+    Evict {
+        key: K,
+    },
     /// A pinned key's file is gone: raise the alarm.
-    PinnedLost { key: K },
+    PinnedLost {
+        key: K,
+    },
 }
 
 /// Limits that do not change while running.

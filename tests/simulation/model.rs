@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use binaryrepo::cache::{
-    Action, ClaimId, Coordinator, Event, Failure, FlightId, Key, Lane, LastUse, Limits, Refusal, Source, WaiterId,
+    Action, ClaimId, Coordinator, Event, Failure, FlightId, Key, Lane, LastUse, Limits, Refusal, Source,
+    WaiterId,
 };
 use binaryrepo::clock::Millis;
 
@@ -105,7 +106,9 @@ impl Model {
     pub fn is_old_news(&self, event: &Told) -> bool {
         match event {
             Event::FillHead { flight, .. } => self.flights.get(flight).is_none_or(|flight| flight.head),
-            Event::FillDone { flight, .. } | Event::FillFailed { flight, .. } => !self.flights.contains_key(flight),
+            Event::FillDone { flight, .. } | Event::FillFailed { flight, .. } => {
+                !self.flights.contains_key(flight)
+            }
             Event::EvictDone { key } | Event::EvictFailed { key } => !self.is_evicting(*key),
             _ => false,
         }
@@ -151,7 +154,8 @@ impl Model {
             }
             Event::FillDone { flight, size } => {
                 step.ended = self.flights.remove(&flight);
-                if let Some(flight) = step.ended.as_ref().filter(|flight| flight.key.lane() == Lane::Content) {
+                if let Some(flight) = step.ended.as_ref().filter(|flight| flight.key.lane() == Lane::Content)
+                {
                     self.arrive(flight.key, flight.upstream, size, LastUse::Now(now), false);
                 }
             }
@@ -331,13 +335,17 @@ impl Model {
             }
             Refusal::Remembered(_) => {
                 let expected = step.expected.as_ref();
-                must!(expected == Some(&Action::Refuse { waiter, why }), "refused for what is not remembered");
+                must!(
+                    expected == Some(&Action::Refuse { waiter, why }),
+                    "refused for what is not remembered"
+                );
             }
             Refusal::Failed(failure) => {
                 must!(failure != Failure::NoSpace, "no room is no failure of the source");
                 let told = matches!(step.event, Event::FillFailed { failure: told, .. } if *told == failure);
                 let ended = step.ended.as_ref();
-                let its_own = ended.is_some_and(|ended| ended.key == waiting.key && ended.source == waiting.source);
+                let its_own =
+                    ended.is_some_and(|ended| ended.key == waiting.key && ended.source == waiting.source);
                 must!(told && its_own, "refused for what befell another");
                 must!(failure != Failure::Died || waiting.deaths >= 2, "not tried again");
             }
@@ -354,7 +362,10 @@ impl Model {
         must!(self.is_candidate(key), "removes what is pinned, claimed, being filled or not here");
         let asked = matches!(step.event, Event::Lost { key: k } | Event::Collect { key: k } if *k == key);
         must!(self.loaded || matches!(step.event, Event::Lost { .. }), "removes before all is loaded");
-        must!(self.is_due(step, key) || asked || self.is_oversized(key), "removes what need not go, or not now");
+        must!(
+            self.is_due(step, key) || asked || self.is_oversized(key),
+            "removes what need not go, or not now"
+        );
         self.copies.get_mut(&key).expect("a candidate").evicting = true;
         if let Event::FillHead { flight, .. } = step.event
             && let Some(flight) = self.flights.get_mut(flight)
@@ -397,18 +408,26 @@ impl Model {
         let full = match step.event {
             Event::Space { .. } | Event::Share { .. } | Event::Loaded => true,
             Event::FillHead { flight, size: Some(_) } => self.flights.contains_key(flight),
-            Event::FillDone { .. } => step.ended.as_ref().is_some_and(|ended| ended.key.lane() == Lane::Content),
+            Event::FillDone { .. } => {
+                step.ended.as_ref().is_some_and(|ended| ended.key.lane() == Lane::Content)
+            }
             _ => false,
         };
-        must!(!full || !self.loaded || self.limits_are_kept(), "a limit is exceeded though something could go");
+        must!(
+            !full || !self.loaded || self.limits_are_kept(),
+            "a limit is exceeded though something could go"
+        );
         Ok(())
     }
 
     /// Nobody waits on through a source that has just failed.
     fn judge_failure(&self, step: &Step<'_>) -> Result<(), String> {
-        let (Event::FillFailed { failure, .. }, Some(ended)) = (step.event, &step.ended) else { return Ok(()) };
+        let (Event::FillFailed { failure, .. }, Some(ended)) = (step.event, &step.ended) else {
+            return Ok(());
+        };
         for (id, waiting) in self.waiting.iter().filter(|(_, waiting)| waiting.key == ended.key) {
-            let refused = *failure == Failure::NoSpace || *failure != Failure::Died && waiting.source == ended.source;
+            let refused =
+                *failure == Failure::NoSpace || *failure != Failure::Died && waiting.source == ended.source;
             must!(!refused, "{id:?} waits on though its source failed");
         }
         Ok(())
@@ -479,7 +498,8 @@ impl Model {
     fn kept(&self, scope: Option<u64>) -> u64 {
         let limit = self.limit_of(scope).unwrap_or(u64::MAX);
         let within = |upstream: u64| scope.is_none_or(|scope| scope == upstream);
-        let copies = self.copies.values().filter(|copy| !copy.pinned && !copy.evicting && within(copy.upstream));
+        let copies =
+            self.copies.values().filter(|copy| !copy.pinned && !copy.evicting && within(copy.upstream));
         let flights = self.flights.values().filter(|flight| within(flight.upstream));
         let reserved = flights.filter_map(|flight| flight.reserved).filter(|size| *size <= limit);
         copies.map(|copy| copy.size).sum::<u64>() + reserved.sum::<u64>()
@@ -512,8 +532,8 @@ impl Model {
         }
         let (limit, limit_here) = self.lane_limits(key.lane());
         let sources = self.waiting.values().filter(|other| other.key == key).map(|other| other.source);
-        sources.map(|source| self.running(key.lane(), source.upstream())).all(|(total, here)| {
-            total < limit && here < limit_here && !self.late.contains(&key)
-        })
+        sources
+            .map(|source| self.running(key.lane(), source.upstream()))
+            .all(|(total, here)| total < limit && here < limit_here && !self.late.contains(&key))
     }
 }

@@ -11,7 +11,8 @@ pub struct Searched {
     pub depth: usize,
 }
 
-/// Visits every reachable state once, and from each lets the world come to rest.
+/// Visits every reachable state once, and looks at the rest of those from which nothing goes on by itself. The way to
+/// such a state is made of choices too, so every state is on one.
 pub fn search(rules: Rules) -> Result<Searched, String> {
     let mut frontier = vec![World::new(rules, None)?];
     let mut seen: HashSet<u64> = frontier.iter().map(fingerprint).collect();
@@ -21,12 +22,14 @@ pub fn search(rules: Rules) -> Result<Searched, String> {
         let parts = std::thread::available_parallelism().map_or(1, usize::from);
         let found: Vec<Result<Vec<(u64, World)>, String>> = std::thread::scope(|scope| {
             let part = frontier.len().div_ceil(parts);
-            let threads: Vec<_> = frontier.chunks(part).map(|worlds| scope.spawn(|| successors(worlds))).collect();
+            let threads: Vec<_> =
+                frontier.chunks(part).map(|worlds| scope.spawn(|| successors(worlds))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a search thread")).collect()
         });
         frontier.clear();
         for part in found {
-            frontier.extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
+            frontier
+                .extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
         }
     }
     Ok(Searched { states: seen.len(), depth })
@@ -37,8 +40,10 @@ fn successors(worlds: &[World]) -> Result<Vec<(u64, World)>, String> {
     let mut next = Vec::new();
     let mut choices: Vec<Choice> = Vec::new();
     for world in worlds {
-        world.clone().come_to_rest()?;
         world.choices(&mut choices);
+        if world.is_quiet(&choices) {
+            world.clone().come_to_rest()?;
+        }
         for choice in &choices {
             let mut world = world.clone();
             world.apply(*choice).map_err(|what| format!("{choice:?}: {what}"))?;

@@ -20,7 +20,11 @@ impl std::fmt::Display for Finding {
             writeln!(f, "  {choice:?}")?;
         }
         writeln!(f, "{}", self.what)?;
-        write!(f, "to see it again: SIM_SEED={} cargo test --features planted-bugs --test simulation", self.seed)
+        write!(
+            f,
+            "to see it again: SIM_SEED={} cargo test --features planted-bugs --test simulation",
+            self.seed
+        )
     }
 }
 

@@ -14,17 +14,30 @@ use crate::names::{LOCAL, NEGATIVE_MS, Name, PATIENCE_MS, Via, size_of};
 /// One thing that may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Choice {
-    Join { key: Name, via: Via, patient: bool },
+    Join {
+        key: Name,
+        via: Via,
+        patient: bool,
+    },
     Leave(WaiterId),
     /// A client that was told Ready opens the file, perhaps much later.
     Open(WaiterId),
-    Head { flight: FlightId, sized: bool },
+    Head {
+        flight: FlightId,
+        sized: bool,
+    },
     Finish(FlightId),
     Fail(FlightId, Failure),
     Deliver(Sender),
     Resend(usize),
-    Sweep { blob: u8, works: bool },
-    Push { blob: u8, pinned: bool },
+    Sweep {
+        blob: u8,
+        works: bool,
+    },
+    Push {
+        blob: u8,
+        pinned: bool,
+    },
     /// The pushed bytes get their name.
     Publish(ClaimId),
     /// The row is durable, and the client has its 201.
@@ -36,7 +49,10 @@ pub enum Choice {
     /// A file disappears behind our back.
     Vanish(u8),
     Space(u64),
-    Share { upstream: u64, limit: Option<u64> },
+    Share {
+        upstream: u64,
+        limit: Option<u64>,
+    },
     Wait(u64),
     Tick,
     Restart,
@@ -45,35 +61,63 @@ pub enum Choice {
 }
 
 /// Kinds of choices, for weights and budgets.
-pub const KINDS: usize = 23;
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Join,
+    Leave,
+    Open,
+    Head,
+    Finish,
+    Fail,
+    Deliver,
+    Resend,
+    Sweep,
+    SweepFails,
+    Push,
+    Publish,
+    Commit,
+    Abandon,
+    Unpin,
+    Collect,
+    Touch,
+    Vanish,
+    Limit,
+    Wait,
+    Tick,
+    Restart,
+    Scan,
+}
+
+pub const KINDS: usize = Kind::Scan as usize + 1;
 
 impl Choice {
     pub fn kind(&self) -> usize {
-        match self {
-            Self::Join { .. } => 0,
-            Self::Leave(_) => 1,
-            Self::Open(_) => 2,
-            Self::Head { .. } => 3,
-            Self::Finish(_) => 4,
-            Self::Fail(..) => 5,
-            Self::Deliver(_) => 6,
-            Self::Resend(_) => 7,
-            Self::Sweep { works: true, .. } => 8,
-            Self::Sweep { works: false, .. } => 9,
-            Self::Push { .. } => 10,
-            Self::Publish(_) => 11,
-            Self::Commit(_) => 12,
-            Self::Abandon(_) => 13,
-            Self::Unpin(_) => 14,
-            Self::Collect(_) => 15,
-            Self::Touch(_) => 16,
-            Self::Vanish(_) => 17,
-            Self::Space(_) | Self::Share { .. } => 18,
-            Self::Wait(_) => 19,
-            Self::Tick => 20,
-            Self::Restart => 21,
-            Self::Scan => 22,
-        }
+        let kind = match self {
+            Self::Join { .. } => Kind::Join,
+            Self::Leave(_) => Kind::Leave,
+            Self::Open(_) => Kind::Open,
+            Self::Head { .. } => Kind::Head,
+            Self::Finish(_) => Kind::Finish,
+            Self::Fail(..) => Kind::Fail,
+            Self::Deliver(_) => Kind::Deliver,
+            Self::Resend(_) => Kind::Resend,
+            Self::Sweep { works: true, .. } => Kind::Sweep,
+            Self::Sweep { works: false, .. } => Kind::SweepFails,
+            Self::Push { .. } => Kind::Push,
+            Self::Publish(_) => Kind::Publish,
+            Self::Commit(_) => Kind::Commit,
+            Self::Abandon(_) => Kind::Abandon,
+            Self::Unpin(_) => Kind::Unpin,
+            Self::Collect(_) => Kind::Collect,
+            Self::Touch(_) => Kind::Touch,
+            Self::Vanish(_) => Kind::Vanish,
+            Self::Space(_) | Self::Share { .. } => Kind::Limit,
+            Self::Wait(_) => Kind::Wait,
+            Self::Tick => Kind::Tick,
+            Self::Restart => Kind::Restart,
+            Self::Scan => Kind::Scan,
+        };
+        kind as usize
     }
 }
 
@@ -180,6 +224,11 @@ impl World {
         into.retain(|choice| self.rules.budget[choice.kind()] > 0);
     }
 
+    /// None of these choices goes on with what is under way: only something new, or time, could change anything.
+    pub fn is_quiet(&self, choices: &[Choice]) -> bool {
+        choices.iter().all(|choice| self.rules.budget[choice.kind()] != u32::MAX)
+    }
+
     pub fn apply(&mut self, choice: Choice) -> Result<(), String> {
         let budget = &mut self.rules.budget[choice.kind()];
         if *budget != u32::MAX {
@@ -214,7 +263,10 @@ impl World {
         let blobs = (0..self.rules.blobs).map(Name::Blob);
         for key in blobs.chain((0..self.rules.documents).map(Name::Document)) {
             for via in (0..self.rules.sources).map(Via) {
-                into.extend([true, false].map(|patient| Choice::Join { key, via, patient }));
+                into.push(Choice::Join { key, via, patient: true });
+                if !self.rules.waits.is_empty() {
+                    into.push(Choice::Join { key, via, patient: false });
+                }
             }
         }
         for (id, client) in &self.clients {
@@ -324,7 +376,9 @@ impl World {
                 self.sweep(blob, works);
                 Ok(())
             }
-            Choice::Push { .. } | Choice::Publish(_) | Choice::Commit(_) | Choice::Abandon(_) => self.push(choice),
+            Choice::Push { .. } | Choice::Publish(_) | Choice::Commit(_) | Choice::Abandon(_) => {
+                self.push(choice)
+            }
             Choice::Unpin(blob) => {
                 self.promised.remove(&blob);
                 self.tell(Event::Unpin { key: Name::Blob(blob) })
@@ -376,7 +430,8 @@ impl World {
                 if pinned {
                     self.promised.insert(blob);
                 }
-                let added = Event::Added { key: Name::Blob(blob), upstream: LOCAL, size: size_of(blob), pinned };
+                let added =
+                    Event::Added { key: Name::Blob(blob), upstream: LOCAL, size: size_of(blob), pinned };
                 self.send(Sender::Push(claim), added);
                 self.send(Sender::Push(claim), Event::Unclaim { claim });
             }
@@ -531,7 +586,9 @@ impl World {
             let flight = *flight;
             match fill {
                 Fill { cancelled: true, .. } => Some(Choice::Fail(flight, Failure::Died)),
-                Fill { key: Name::Document(_), .. } | Fill { admitted: true, .. } => Some(Choice::Finish(flight)),
+                Fill { key: Name::Document(_), .. } | Fill { admitted: true, .. } => {
+                    Some(Choice::Finish(flight))
+                }
                 Fill { head_sent: false, .. } => Some(Choice::Head { flight, sized: true }),
                 Fill { .. } => None,
             }

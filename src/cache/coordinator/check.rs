@@ -29,7 +29,9 @@ pub enum Violation {
     Queues,
     #[error("a key waits in the queue although it could start")]
     IdleLane,
-    #[error("a key that is filling, claimed or being removed may be chosen for eviction, or a free one may not")]
+    #[error(
+        "a key that is filling, claimed or being removed may be chosen for eviction, or a free one may not"
+    )]
     Holds,
     #[error("a flight waits for other evictions than those made for it")]
     Room,
@@ -46,7 +48,10 @@ impl<K: Key, S: Source> Coordinator<K, S> {
             (self.slots.iter().all(|(key, slot)| self.waits_for_something(key, slot)), Violation::Stranded),
             (self.claims_match(), Violation::Claims),
             (self.ledger.adds_up(), Violation::Bytes),
-            (self.ledger.reservations().all(|flight| self.flights.contains_key(&flight)), Violation::Reservations),
+            (
+                self.ledger.reservations().all(|flight| self.flights.contains_key(&flight)),
+                Violation::Reservations,
+            ),
             (self.lanes_match(), Violation::Lanes),
             (self.queues_match(), Violation::Queues),
             (!self.has_idle_lane(), Violation::IdleLane),
@@ -72,7 +77,8 @@ impl<K: Key, S: Source> Coordinator<K, S> {
                 !group.is_empty() && group.iter().all(fits)
             })
         });
-        let waiting: usize = self.slots.values().flat_map(|slot| slot.waiting.values()).map(|group| group.len()).sum();
+        let waiting: usize =
+            self.slots.values().flat_map(|slot| slot.waiting.values()).map(|group| group.len()).sum();
         let mut deadlines: Vec<_> =
             self.waiters.iter().filter_map(|(id, waiter)| Some((waiter.deadline?, *id))).collect();
         deadlines.sort_unstable();
@@ -90,8 +96,12 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     }
 
     fn claims_match(&self) -> bool {
-        let claimed = self.slots.iter().flat_map(|(key, slot)| slot.claims.iter().map(move |claim| (*claim, key)));
-        claimed.collect::<BTreeMap<_, _>>().into_iter().eq(self.claims.iter().map(|(claim, key)| (*claim, key)))
+        let claimed =
+            self.slots.iter().flat_map(|(key, slot)| slot.claims.iter().map(move |claim| (*claim, key)));
+        claimed
+            .collect::<BTreeMap<_, _>>()
+            .into_iter()
+            .eq(self.claims.iter().map(|(claim, key)| (*claim, key)))
     }
 
     fn lanes_match(&self) -> bool {

@@ -79,7 +79,13 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         }
     }
 
-    pub(super) fn fill_failed(&mut self, now: Millis, id: FlightId, failure: Failure, out: &mut Vec<Action<K, S>>) {
+    pub(super) fn fill_failed(
+        &mut self,
+        now: Millis,
+        id: FlightId,
+        failure: Failure,
+        out: &mut Vec<Action<K, S>>,
+    ) {
         let Some((key, flight)) = self.end_flight(id) else { return };
         if self.planted.is(Bug::AddedForgottenWhenFillFails) {
             self.ledger.remove(&key);
@@ -131,7 +137,9 @@ impl<K: Key, S: Source> Coordinator<K, S> {
 
     fn start_fill(&mut self, key: K, out: &mut Vec<Action<K, S>>) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        let Stage::Queued { lead, ticket, .. } = std::mem::replace(&mut slot.stage, Stage::Idle) else { return };
+        let Stage::Queued { lead, ticket, .. } = std::mem::replace(&mut slot.stage, Stage::Idle) else {
+            return;
+        };
         let id = FlightId(self.next_flight);
         self.next_flight += 1;
         out.push(Action::StartFill { flight: id, key: key.clone(), source: lead.source.clone() });

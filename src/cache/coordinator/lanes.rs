@@ -144,7 +144,8 @@ impl<K> Queue<K> {
     }
 
     fn oldest(&self) -> Option<(u64, u64)> {
-        let firsts = self.waiting.iter().filter_map(|(upstream, keys)| Some((*keys.first_key_value()?.0, *upstream)));
+        let firsts =
+            self.waiting.iter().filter_map(|(upstream, keys)| Some((*keys.first_key_value()?.0, *upstream)));
         firsts.min()
     }
 }

@@ -72,8 +72,10 @@ impl<K: Key, S: Source> Memory<K, S> {
     }
 
     pub(super) fn is_consistent(&self) -> bool {
-        let matches =
-            self.expiries.iter().all(|(until, about)| self.failures.get(about).is_some_and(|(_, at)| at == until));
+        let matches = self
+            .expiries
+            .iter()
+            .all(|(until, about)| self.failures.get(about).is_some_and(|(_, at)| at == until));
         matches && self.failures.len() == self.expiries.len() && self.failures.len() <= CAPACITY
     }
 

@@ -8,7 +8,13 @@ use super::slot::{Head, Lead, Slot, Stage, Waiter};
 use crate::clock::Millis;
 
 impl<K: Key, S: Source> Coordinator<K, S> {
-    pub(super) fn join(&mut self, now: Millis, id: WaiterId, waiter: Waiter<K, S>, out: &mut Vec<Action<K, S>>) {
+    pub(super) fn join(
+        &mut self,
+        now: Millis,
+        id: WaiterId,
+        waiter: Waiter<K, S>,
+        out: &mut Vec<Action<K, S>>,
+    ) {
         if self.waiters.contains_key(&id) {
             return;
         }
