@@ -106,10 +106,10 @@ fn small_worlds() -> [(&'static str, Rules); 4] {
         Rules { blobs: 2, documents: 0, sources: 2, limits, spaces: vec![8], failures, waits: vec![], budget }
     };
     let clients = [(Kind::Join, 3), (Kind::Leave, 1), (Kind::Fail, 2)];
-    let pushes = [(Kind::Join, 2), (Kind::Fail, 1), (Kind::Push, 2), (Kind::Abandon, 1), (Kind::Collect, 1)];
+    let pushes = [(Kind::Join, 2), (Kind::Fail, 1), (Kind::Push, 1), (Kind::Abandon, 1), (Kind::Collect, 1)];
     let losses =
         [(Kind::Join, 2), (Kind::SweepFails, 1), (Kind::Push, 1), (Kind::Vanish, 1), (Kind::Resend, 1)];
-    let late = [(Kind::Join, 3), (Kind::Leave, 1), (Kind::Fail, 2), (Kind::Wait, 2), (Kind::Tick, 2)];
+    let late = [(Kind::Join, 2), (Kind::Leave, 1), (Kind::Fail, 1), (Kind::Wait, 2), (Kind::Tick, 2)];
     let patience = Rules {
         blobs: 1,
         documents: 1,

@@ -6,6 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::world::{Choice, Rules, World};
 
+/// A state takes some kilobytes: a world larger than this is not a small one.
+const STATES: usize = 500_000;
+
 pub struct Searched {
     pub states: usize,
     pub depth: usize,
@@ -30,6 +33,9 @@ pub fn search(rules: Rules) -> Result<Searched, String> {
         for part in found {
             frontier
                 .extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
+        }
+        if seen.len() > STATES {
+            return Err(format!("more than {STATES} states: this world is too large to be searched"));
         }
     }
     Ok(Searched { states: seen.len(), depth })
