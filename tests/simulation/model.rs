@@ -242,9 +242,10 @@ impl Model {
         match *action {
             Action::StartFill { flight, key, source } => self.judge_start(step.now, flight, key, source),
             Action::CancelFill { flight } => {
-                let flight = self.flights.get(&flight).ok_or("cancels a flight that has ended")?;
-                must!(!flight.cancelled, "cancelled twice");
-                must!(self.is_present(flight.key), "a fill goes on whoever leaves");
+                let flight = self.flights.get_mut(&flight).ok_or("cancels a flight that has ended")?;
+                must!(!std::mem::replace(&mut flight.cancelled, true), "cancelled twice");
+                let key = flight.key;
+                must!(self.is_present(key), "a fill goes on whoever leaves");
                 Ok(())
             }
             Action::Admit { flight } => {
@@ -362,6 +363,12 @@ impl Model {
         must!(self.is_candidate(key), "removes what is pinned, claimed, being filled or not here");
         let asked = matches!(step.event, Event::Lost { key: k } | Event::Collect { key: k } if *k == key);
         must!(self.loaded || matches!(step.event, Event::Lost { .. }), "removes before all is loaded");
+        let filled = step.ended.as_ref().map(|flight| flight.key).filter(|filled| self.is_candidate(*filled));
+        let giant = filled.filter(|filled| self.is_oversized(*filled));
+        must!(
+            giant.is_none_or(|giant| giant == key),
+            "another goes first, though {giant:?} is too large to stay"
+        );
         must!(
             self.is_due(step, key) || asked || self.is_oversized(key),
             "removes what need not go, or not now"
