@@ -29,7 +29,7 @@ pub fn may_pull(repository: &Repository, direct: bool) -> Result<(), WireError> 
 mod tests {
     use super::*;
     use crate::docker::address::tests::{remote, repository};
-    use crate::engine::{RepositoryKind, Secret};
+    use crate::engine::{LocalSpec, RepositoryKind, Secret};
 
     #[test]
     fn stored_credentials_close_a_remote_to_strangers() {
@@ -41,7 +41,7 @@ mod tests {
             spec.password = Some(Secret::new("x"));
             spec.anonymous_pull = true;
         });
-        let local = repository(5, "local", RepositoryKind::Local);
+        let local = repository(5, "local", RepositoryKind::Local(LocalSpec::default()));
         for allowed in [&open, &opened, &local] {
             assert_eq!(may_pull(allowed, false), Ok(()), "{}", allowed.name);
         }

@@ -28,7 +28,7 @@ pub async fn manifest(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if matches!(scope.repository.kind, RepositoryKind::Local(_)) {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::ManifestUnknown, message));
     }
@@ -44,7 +44,7 @@ pub async fn blob(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if matches!(scope.repository.kind, RepositoryKind::Local(_)) {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::BlobUnknown, message));
     }

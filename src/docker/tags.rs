@@ -18,7 +18,7 @@ pub async fn list(
     address: &Address,
     page: PageQuery,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if matches!(scope.repository.kind, RepositoryKind::Local(_)) {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::NameUnknown, message));
     }

@@ -23,7 +23,7 @@ pub struct Repository {
 
 #[derive(Debug)]
 pub enum RepositoryKind {
-    Local,
+    Local(LocalSpec),
     Remote(Box<Remote>),
 }
 
@@ -50,7 +50,7 @@ impl Repository {
     pub fn remote(&self) -> Option<&Remote> {
         match &self.kind {
             RepositoryKind::Remote(remote) => Some(remote),
-            RepositoryKind::Local => None,
+            RepositoryKind::Local(_) => None,
         }
     }
 
@@ -74,7 +74,7 @@ impl Repository {
 
     pub fn spec(&self) -> RepositorySpec {
         match &self.kind {
-            RepositoryKind::Local => RepositorySpec::Local,
+            RepositoryKind::Local(spec) => RepositorySpec::Local(spec.clone()),
             RepositoryKind::Remote(remote) => RepositorySpec::Remote(Box::new(remote.spec.clone())),
         }
     }
@@ -83,8 +83,15 @@ impl Repository {
 /// What an administrator asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RepositorySpec {
-    Local,
+    Local(LocalSpec),
     Remote(Box<RemoteSpec>),
+}
+
+/// The policy of a local repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalSpec {
+    /// Whether it may be read without logging in, where there are users.
+    pub anonymous_pull: bool,
 }
 
 /// The policy of a remote repository.
@@ -109,7 +116,7 @@ pub struct RemoteSpec {
     pub upstream_namespace: Option<String>,
     /// Answers `/v2/<image>` without a repository, for dockerd's `registry-mirrors`.
     pub default_mirror: bool,
-    /// Whether a remote with credentials may be read by anyone.
+    /// Whether it may be read without logging in, even with stored credentials.
     pub anonymous_pull: bool,
     /// Hosts of token servers and CDNs that may be visited besides the upstream's own.
     pub allowed_hosts: Vec<String>,

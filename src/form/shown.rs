@@ -32,7 +32,14 @@ struct Fields<'a> {
     repo_type: &'static str,
     package_type: &'static str,
     #[serde(flatten)]
-    remote: Option<RemoteFields<'a>>,
+    policy: Policy<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Policy<'a> {
+    Local { anonymous_pull: bool },
+    Remote(RemoteFields<'a>),
 }
 
 #[derive(Serialize)]
@@ -82,10 +89,10 @@ impl<'a> From<&'a RemoteSpec> for RemoteFields<'a> {
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (repo_type, remote) = match &self.spec {
-            RepositorySpec::Local => ("local", None),
-            RepositorySpec::Remote(spec) => ("remote", Some(RemoteFields::from(spec.as_ref()))),
+        let (repo_type, policy) = match &self.spec {
+            RepositorySpec::Local(spec) => ("local", Policy::Local { anonymous_pull: spec.anonymous_pull }),
+            RepositorySpec::Remote(spec) => ("remote", Policy::Remote(RemoteFields::from(spec.as_ref()))),
         };
-        Fields { name: self.name.as_str(), repo_type, package_type: "docker", remote }.serialize(serializer)
+        Fields { name: self.name.as_str(), repo_type, package_type: "docker", policy }.serialize(serializer)
     }
 }

@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::clock::UnixMillis;
-use crate::engine::{Remote, RepositoryKind};
+use crate::engine::{LocalSpec, Remote, RepositoryKind};
 use crate::names::RepositoryId;
 
 const HUB: &str = r#"{"name":"docker-remote","repo_type":"remote","package_type":"docker",
@@ -51,7 +51,22 @@ fn the_documented_forms_are_taken() {
     assert_eq!(remote(&old), remote(HUB));
     let local = br#"{"name":"docker-local","repo_type":"local","package_type":"docker"}"#;
     let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
-    assert!(matches!(made, Ok((_, RepositorySpec::Local))), "{made:?}");
+    assert!(matches!(made, Ok((_, RepositorySpec::Local(_)))), "{made:?}");
+}
+
+#[test]
+fn a_local_repository_may_be_opened_for_reading() {
+    let local = br#"{"name":"docker-local","repo_type":"local","anonymous_pull":true}"#;
+    let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
+    let Ok((_, RepositorySpec::Local(spec))) = made else { panic!("{made:?}") };
+    assert!(spec.anonymous_pull);
+    let mut repository = stored(remote(HUB));
+    repository.kind = RepositoryKind::Local(spec);
+    let shown = serde_json::to_value(Shown::from(&repository)).unwrap_or_default();
+    assert_eq!(shown.get("anonymous_pull"), Some(&Value::Bool(true)));
+    let closed =
+        RepositoryForm::from_json(br#"{"anonymous_pull":null}"#).and_then(|form| form.change(&repository));
+    assert!(matches!(closed, Ok(RepositorySpec::Local(LocalSpec { anonymous_pull: false }))), "{closed:?}");
 }
 
 #[test]

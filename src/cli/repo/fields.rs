@@ -59,7 +59,7 @@ pub struct RemoteFields {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     default_mirror: Option<bool>,
 
-    /// Let everyone pull with this repository's stored password
+    /// Let everyone pull without logging in, from a remote with its stored password too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     anonymous_pull: Option<bool>,
 
