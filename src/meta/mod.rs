@@ -12,8 +12,9 @@ use std::pin::Pin;
 pub use self::redb::{Opened, Options, RedbMeta};
 pub use batch::{Batch, Durability};
 pub use record::{
-    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, LinkRow, PackageType, Prefix,
-    RepositoryRow, RepositoryType, Row, RowKey, SettingKey, SettingRow, TagRow,
+    AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
+    LinkRow, PackageType, Prefix, RepositoryRow, RepositoryType, Row, RowKey, ScopeRow, SettingKey,
+    SettingRow, TagRow,
 };
 
 /// The tables. Each maps bytes to bytes in the order of its keys; a [`Row`] gives them their types.
@@ -29,10 +30,13 @@ pub enum Table {
     Draft,
     Session,
     Setting,
+    Account,
+    AccessToken,
+    Grant,
 }
 
 impl Table {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Repository,
         Self::Link,
         Self::Content,
@@ -43,6 +47,9 @@ impl Table {
         Self::Draft,
         Self::Session,
         Self::Setting,
+        Self::Account,
+        Self::AccessToken,
+        Self::Grant,
     ];
 
     /// The name in the file and in messages.
@@ -58,6 +65,9 @@ impl Table {
             Self::Draft => "draft",
             Self::Session => "session",
             Self::Setting => "setting",
+            Self::Account => "account",
+            Self::AccessToken => "access_token",
+            Self::Grant => "grant",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Owns the validated value types of the field: a value that exists is right.
 //! Must not know: HTTP, files, async, any other room.
 
+mod account;
 mod digest;
 mod image;
 pub mod manifest;
@@ -8,6 +9,7 @@ mod media_type;
 mod range;
 mod reference;
 
+pub use account::{AccountError, AccountId, AccountName, ImagePattern, Role};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use image::{ImageName, NameError, RepositoryId, RepositoryName};
 pub use media_type::MediaType;

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use crate::names::{Digest, ImageName, RepositoryId, Tag};
+use crate::names::{AccountId, Digest, ImageName, ImagePattern, RepositoryId, Tag};
 
 const NUL: u8 = 0;
 
@@ -46,6 +46,38 @@ impl RowKey for RepositoryId {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         u64::decode(bytes).map(Self)
+    }
+}
+
+impl RowKey for AccountId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        u64::decode(bytes).map(Self)
+    }
+}
+
+/// What an account may do with some images of a repository; number 0 is every repository.
+impl RowKey for (AccountId, RepositoryId, ImagePattern) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        self.1.encode(out);
+        out.extend(self.2.as_str().as_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (account, rest) = bytes.split_first_chunk::<8>()?;
+        let (repository, pattern) = rest.split_first_chunk::<8>()?;
+        let number = |bytes: &[u8; 8]| u64::from_be_bytes(*bytes);
+        Some((AccountId(number(account)), RepositoryId(number(repository)), parse(pattern)?))
+    }
+}
+
+impl Prefix<(AccountId, RepositoryId, ImagePattern)> for AccountId {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
     }
 }
 
@@ -130,6 +162,8 @@ impl SettingKey {
     pub const SCHEMA: Self = Self::new("schema");
     /// The number that the next repository gets.
     pub const NEXT_REPOSITORY_ID: Self = Self::new("next_repository_id");
+    /// The number that the next account gets.
+    pub const NEXT_ACCOUNT_ID: Self = Self::new("next_account_id");
 
     pub const fn new(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))

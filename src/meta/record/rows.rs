@@ -223,7 +223,7 @@ impl Row for SettingRow {
 }
 
 /// Names as their own text: a row with a malformed name does not decode.
-mod text {
+pub(super) mod text {
     use std::fmt::Display;
     use std::str::FromStr;
 

@@ -8,13 +8,15 @@ use serde_json::json;
 
 use super::{Options, RedbMeta};
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability, EdgeRow, LinkRow, Meta,
-    MetaExt, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow, TagRow,
+    AccessTokenRow, AccountRow, Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability,
+    EdgeRow, GrantRow, LinkRow, Meta, MetaExt, PackageType, RepositoryRow, RepositoryType, ScopeRow,
+    SettingKey, SettingRow, Table, TagRow,
 };
-use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag};
+use crate::names::{AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Role, Tag};
 
 const REMOTE: RepositoryId = RepositoryId(1);
 const LOCAL: RepositoryId = RepositoryId(2);
+const ADA: AccountId = AccountId(1);
 const NEXT: SettingKey = SettingKey::NEXT_REPOSITORY_ID;
 
 fn fixture(schema: u32) -> PathBuf {
@@ -124,6 +126,34 @@ fn draft() -> DraftRow {
     }
 }
 
+fn account() -> AccountRow {
+    AccountRow {
+        name: "ada".parse().expect("legal"),
+        password: "$argon2id$not-a-hash".to_owned(),
+        admin: true,
+        disabled: true,
+        created_ms: 1_700_000_000_005,
+    }
+}
+
+fn pattern() -> ImagePattern {
+    "team/*".parse().expect("legal")
+}
+
+fn grant() -> GrantRow {
+    GrantRow { role: Role::Delete }
+}
+
+fn access_token() -> AccessTokenRow {
+    AccessTokenRow {
+        name: "ci".to_owned(),
+        account: Some(1),
+        scopes: vec![ScopeRow { repository: 2, images: pattern(), role: Role::Write }],
+        created_ms: 1_700_000_000_006,
+        expires_ms: Some(1_800_000_000_000),
+    }
+}
+
 fn everything() -> Batch {
     let mut batch = Batch::new(Durability::Durable);
     batch
@@ -137,6 +167,9 @@ fn everything() -> Batch {
         .put(&(REMOTE, image(), tag()), &tag_row())
         .put(&(manifest(), 0), &edge())
         .put(&77, &draft())
+        .put(&ADA, &account())
+        .put(&(ADA, LOCAL, pattern()), &grant())
+        .put(&layer(), &access_token())
         .put(&NEXT, &SettingRow { value: json!(3) });
     batch
 }
@@ -179,5 +212,25 @@ async fn the_file_of_schema_1_is_read() {
     assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
     assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
     assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
+    assert_eq!(meta.get(&ADA).expect("a row"), Some(account()));
+    assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("rows"), [((ADA, LOCAL, pattern()), grant())]);
+    assert_eq!(meta.get(&layer()).expect("a row"), Some(access_token()));
     assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
+}
+
+/// Tables were added while the schema stayed the same: a file from before them was refused as damaged.
+#[tokio::test]
+async fn a_file_from_before_a_table_gets_the_table() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("meta.redb");
+    let (meta, _) = RedbMeta::open(&path, Options::default()).expect("a new store");
+    meta.close().await.expect("closed");
+    let database = redb::Database::open(&path).expect("opens");
+    let transaction = database.begin_write().expect("a transaction");
+    transaction.delete_table(super::definition(Table::Grant)).expect("was there");
+    transaction.commit().expect("committed");
+    drop(database);
+    let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
+    assert!(!opened.created);
+    assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("a table"), []);
 }
