@@ -101,12 +101,12 @@ impl Repositories {
     }
 
     /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
-    /// loses its stored password unless the change brings one.
-    pub async fn update(
+    /// loses its stored password unless the change brings one. Also answers with the number that it had.
+    pub(super) async fn update(
         &self,
         name: &RepositoryName,
         spec: RepositorySpec,
-    ) -> Result<Arc<Repository>, EngineError> {
+    ) -> Result<(Arc<Repository>, RepositoryId), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
@@ -122,11 +122,16 @@ impl Repositories {
             self.by_id.remove(&old.id);
             self.retire(old.id);
         }
-        Ok(self.enter(repository))
+        Ok((self.enter(repository), old.id))
     }
 
-    /// Removes the repository; its content is unreachable at once and goes in the background.
-    pub async fn delete(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+    /// Removes the repository; its content is unreachable at once and goes in the background. Answers with the
+    /// number that it had.
+    pub(super) async fn delete(
+        &self,
+        name: &RepositoryName,
+        purge: bool,
+    ) -> Result<RepositoryId, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         if matches!(old.kind, RepositoryKind::Local(_)) && !purge && self.has_content(&old)? {
@@ -139,7 +144,7 @@ impl Repositories {
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
         self.retire(old.id);
-        Ok(())
+        Ok(old.id)
     }
 
     /// The numbers whose content is to be removed; the caller does it.

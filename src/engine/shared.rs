@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use super::accounts::Accounts;
 use super::answers::Answers;
 use super::drafts::Drafts;
 use super::model::{EngineError, ErrorKind};
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub answers: Answers,
     pub drafts: Drafts,
     pub resolutions: Resolutions,
@@ -53,6 +55,7 @@ pub(super) struct Parts {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub settings: Settings,
     pub epoch: u64,
     pub trusted_since: u64,
@@ -75,6 +78,7 @@ impl Shared {
             meta: parts.meta,
             metrics: parts.metrics,
             repositories: parts.repositories,
+            accounts: parts.accounts,
             settings: parts.settings,
             epoch: parts.epoch,
             trusted_since: parts.trusted_since,
