@@ -158,7 +158,8 @@ fn listening_beyond_loopback_takes_a_word() {
     assert_eq!(code, 3);
     assert!(
         stderr.contains("everyone who reaches")
-            && stderr.contains("hint: if that is meant, say so with --open-access"),
+            && stderr.contains("hint: make a user with `binaryrepo user add --admin NAME`")
+            && stderr.contains("--open-access"),
         "{stderr}"
     );
 }

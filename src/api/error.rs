@@ -41,6 +41,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// `allowed` as in the `Allow` header: `GET, POST`.
     pub(super) fn method(allowed: &str) -> Self {
         let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed}"));

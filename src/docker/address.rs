@@ -126,8 +126,8 @@ impl Entrance<'_> {
         let named = self.namespace.and_then(|namespace| directory.by_namespace(namespace));
         match named {
             Some(other) if other.id != found.id => {
-                let message =
-                    format!("ns names what {} caches, but the address names {}", other.name, found.name);
+                // Without the other's name: the caller may not be one who may know it.
+                let message = format!("ns names another registry than the one that {} caches", found.name);
                 Err(WireError::new(Code::NameUnknown, message))
             }
             _ => Ok(()),
@@ -146,6 +146,12 @@ impl Entrance<'_> {
         let image = if image.is_single() && is_docker_hub(&repository) { image.in_library() } else { image };
         let base = format!("{}/v2/{spelling}", self.front());
         Ok(Address { repository, image, spelling: spelling.to_owned(), base, namespace })
+    }
+
+    /// The repository that path or host name, whatever image is asked for.
+    pub fn named(&self, directory: &impl Directory) -> Option<Arc<Repository>> {
+        let label = self.site.repository_label(self.host);
+        self.path_repository.or(label.as_deref()).and_then(|name| directory.by_name(name))
     }
 
     /// What stands before `/v2/` for the client.
@@ -167,7 +173,7 @@ fn is_docker_hub(repository: &Repository) -> bool {
         || remote.spec.upstream_namespace.as_deref() == Some(DOCKER_HUB_NAMESPACE)
 }
 
-fn unknown_repository(directory: &impl Directory, wanted: &str) -> WireError {
+pub fn unknown_repository(directory: &impl Directory, wanted: &str) -> WireError {
     let message = format!("there is no repository {wanted:?}; {}", those_there_are(directory));
     WireError::new(Code::NameUnknown, message)
 }

@@ -1,16 +1,22 @@
 //! Owns the registry protocol (OCI distribution-spec): a request in, a [`Reply`] out.
-//! Must not know: sockets, redb, files, and who may manage this server.
+//! Must not know: sockets, redb, files, how a caller is recognised, and who may manage this server.
 
 mod address;
+mod challenge;
 mod permit;
 mod pull;
 mod push;
 mod referrers;
 mod route;
+mod scope;
 mod tags;
+mod token;
 mod wire;
 
 pub use address::{Site, bare_host};
+pub use challenge::BadCredentials;
+pub use permit::Openness;
+pub use token::{MAX_FORM, token, token_path};
 
 use std::sync::Arc;
 
@@ -18,11 +24,12 @@ use http::StatusCode;
 use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
 
-use crate::engine::{Engine, Repositories, Repository, Scope};
+use crate::engine::{Engine, Identity, Repositories, Repository, Scope};
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
-use route::{Action, Target};
-use wire::WireError;
+use challenge::Challenge;
+use route::{Action, Push, Target};
+use wire::{Code, WireError};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
@@ -35,8 +42,11 @@ pub struct Context<'a> {
     pub host: &'a str,
     /// `X-Forwarded-Prefix`, where a trusted proxy sent one.
     pub prefix: Option<&'a str>,
-    /// From this machine, with no proxy between.
-    pub direct: bool,
+    /// Scheme and host under which the client reaches this server: `https://registry.example.com`.
+    pub origin: &'a str,
+    /// Who asks, or what is wrong with what was sent to show it.
+    pub identity: &'a Result<Identity, BadCredentials>,
+    pub openness: Openness,
     pub request_id: &'a str,
 }
 
@@ -67,18 +77,40 @@ async fn answer(
         prefix: context.prefix,
         namespace: namespace.as_deref(),
     };
+    let directory = Visible { repositories: engine.repositories(), context };
+    // What is refused says how to do better.
+    let refuse = |error: WireError, scope: Option<String>| {
+        let challenge = Challenge::new(context, &entrance, scope);
+        challenge.complete(error.clone().into_reply(context.request_id), &error)
+    };
     let (name, action) = match route.target {
         Target::Unslashed => return Ok(moved(&entrance, note)),
-        Target::Base => return Ok(base(note)),
-        Target::Catalog => return Err(no_catalog(note)),
+        Target::Base => {
+            note.action = "base";
+            let entered = permit::may_enter(context, entrance.named(&directory).as_deref());
+            return Ok(entered.map_or_else(|error| refuse(error, None), |()| base()));
+        }
+        Target::Catalog => {
+            note.action = "catalog";
+            let listed = permit::may_list(context).and_then(|()| Err(no_catalog()));
+            return Ok(
+                listed.unwrap_or_else(|error| refuse(error, Some(challenge::LISTING_SCOPE.to_owned())))
+            );
+        }
         Target::Content { name, action } => (name, action),
     };
     note.action = action.name();
-    let directory = Visible { repositories: engine.repositories(), direct: context.direct };
-    let address = entrance.resolve(&directory, name)?;
+    let scope = challenge::image_scope(name, action.right());
+    let address = match entrance.resolve(&directory, name) {
+        Ok(address) => address,
+        Err(error) => return Ok(refuse(permit::nowhere(context, error), scope)),
+    };
     describe(note, &address, &action);
-    let call = Call { engine, request, directory: &directory, address: &address, direct: context.direct };
-    let reply = call.act(action).await.unwrap_or_else(|error| error.into_reply(context.request_id));
+    let call = Call { engine, context, request, directory: &directory, address: &address };
+    let reply = match call.permitted(&entrance, &action) {
+        Ok(()) => call.act(action).await.unwrap_or_else(|error| error.into_reply(context.request_id)),
+        Err(error) => refuse(error, scope),
+    };
     Ok(match &address.namespace {
         Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
         None => reply,
@@ -88,16 +120,33 @@ async fn answer(
 /// A request whose address was found.
 struct Call<'a> {
     engine: &'a Engine,
+    context: &'a Context<'a>,
     request: &'a Parts,
     directory: &'a Visible<'a>,
     address: &'a Address,
-    direct: bool,
 }
 
 impl Call<'_> {
+    /// Asked before anything is looked up. What the caller may not see is refused in the words that are used where
+    /// it does not exist.
+    fn permitted(&self, entrance: &Entrance<'_>, action: &Action) -> Result<(), WireError> {
+        let Address { repository, image, .. } = self.address;
+        let Err(error) = permit::may(self.context, repository, image, action.right()) else {
+            return Ok(());
+        };
+        if error.code != Code::NameUnknown {
+            return Err(error);
+        }
+        match entrance.named(self.directory) {
+            Some(named) if !permit::sees(self.context, &named) => {
+                Err(address::unknown_repository(self.directory, named.name.as_str()))
+            }
+            _ => Err(missing(self.address, action)),
+        }
+    }
+
     async fn act(&self, action: Action) -> Result<Reply, WireError> {
         let Self { engine, address, .. } = self;
-        permit::may_pull(&address.repository, self.direct)?;
         let headers = &self.request.headers;
         let scope = Scope { repository: address.repository.clone(), image: address.image.clone() };
         match action {
@@ -117,7 +166,7 @@ impl Call<'_> {
 /// The repositories, of which an error names only those that the caller may see.
 struct Visible<'a> {
     repositories: &'a Repositories,
-    direct: bool,
+    context: &'a Context<'a>,
 }
 
 impl Directory for Visible<'_> {
@@ -132,14 +181,13 @@ impl Directory for Visible<'_> {
     }
     fn list(&self) -> Vec<Arc<Repository>> {
         let mut all = self.repositories.list();
-        all.retain(|repository| permit::may_pull(repository, self.direct).is_ok());
+        all.retain(|repository| permit::sees(self.context, repository));
         all
     }
 }
 
-/// From memory, and never a challenge: docker gives up on this after 15 seconds, podman on any other status.
-fn base(note: &mut Note) -> Reply {
-    note.action = "base";
+/// From memory: docker gives up on this after 15 seconds, podman on any status but this and 401.
+fn base() -> Reply {
     Reply::bytes(StatusCode::OK, "application/json", "{}")
 }
 
@@ -148,8 +196,7 @@ fn moved(entrance: &Entrance<'_>, note: &mut Note) -> Reply {
     Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, &format!("{}/v2/", entrance.front()))
 }
 
-fn no_catalog(note: &mut Note) -> WireError {
-    note.action = "catalog";
+fn no_catalog() -> WireError {
     WireError::refused("", "there is no catalog over this protocol; `binaryrepo ls` tells what is kept")
 }
 
@@ -161,4 +208,20 @@ fn describe(note: &mut Note, address: &Address, action: &Action) {
         Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(digest.to_string()),
         Action::Tags { .. } | Action::Push(_) => None,
     };
+}
+
+/// The words for an image that is not there.
+fn missing(address: &Address, action: &Action) -> WireError {
+    let name = &address.repository.name;
+    match action {
+        Action::Manifest { .. } | Action::Push(Push::DeleteManifest) => {
+            WireError::local(Code::ManifestUnknown, format!("{name} holds nothing yet"))
+        }
+        Action::Blob { .. } | Action::Push(Push::DeleteBlob) => {
+            WireError::local(Code::BlobUnknown, format!("{name} holds nothing yet"))
+        }
+        Action::Tags { .. } | Action::Referrers { .. } | Action::Push(Push::PutManifest | Push::Upload) => {
+            WireError::local(Code::NameUnknown, format!("{name} holds nothing yet"))
+        }
+    }
 }

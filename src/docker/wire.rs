@@ -107,6 +107,8 @@ enum Extra {
     Allow(&'static str),
     /// 429, 502, 503: come again after this many seconds.
     RetryAfter(u64),
+    /// 401: log in, and what was wrong with the token that came.
+    LogIn(Option<&'static str>),
 }
 
 /// Longer waits are not asked for: a client that sleeps for hours looks dead.
@@ -142,6 +144,24 @@ impl WireError {
         error
     }
 
+    /// 401. The challenge is added where it is known how the request came in.
+    pub fn unauthorized(message: impl Into<String>, reason: Option<&'static str>) -> Self {
+        Self { extra: Extra::LogIn(reason), ..Self::new(Code::Unauthorized, message) }
+    }
+
+    /// Whether a challenge belongs to it, and the reason to give there.
+    pub fn asks_for_log_in(&self) -> Option<Option<&'static str>> {
+        match self.extra {
+            Extra::LogIn(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub fn with_wait(mut self, wait: Duration) -> Self {
+        self.extra = Extra::RetryAfter(wait.min(LONGEST_WAIT).as_secs().max(1));
+        self
+    }
+
     /// Of a local repository, where no cache is involved.
     pub fn local(code: Code, message: impl Into<String>) -> Self {
         Self { verdict: Some(Verdict::Local), ..Self::new(code, message) }
@@ -157,7 +177,7 @@ impl WireError {
         let detail = self.status.is_server_error().then(|| json!({ "request_id": request_id }));
         let mut reply = Reply::error(self.status, self.code.row().0, &self.message, detail);
         reply = match self.extra {
-            Extra::Nothing => reply,
+            Extra::Nothing | Extra::LogIn(_) => reply,
             Extra::Size(size) => reply.with_header(CONTENT_RANGE, &format!("bytes */{size}")),
             Extra::Allow(methods) => reply.with_header(ALLOW, methods),
             Extra::RetryAfter(seconds) => reply.with_header(RETRY_AFTER, &seconds.to_string()),

@@ -1,12 +1,13 @@
 //! Owns which room a path belongs to. Pure. Must not know: what the rooms do with it.
 
-use http::header::{ALLOW, WWW_AUTHENTICATE};
+use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::auth::Refusal;
 use super::body::BodyFault;
-use crate::docker::Site;
+use crate::docker::{Site, token_path};
+use crate::engine::LogInFault;
 use crate::reply::{Note, Reply};
 use crate::telemetry::Metrics;
 
@@ -18,6 +19,8 @@ pub enum Door {
     Ready,
     Metrics,
     Management,
+    /// Where registry clients get their tokens.
+    Token,
     /// Everything else, so that whatever is strange is refused in the registry's form.
     Registry,
 }
@@ -33,6 +36,7 @@ impl Door {
             "/metrics" if of_server() => Self::Metrics,
             "/api" if of_server() => Self::Management,
             _ if path.starts_with("/api/") && of_server() => Self::Management,
+            _ if token_path(path).is_some() => Self::Token,
             _ => Self::Registry,
         }
     }
@@ -44,7 +48,7 @@ impl Door {
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Metrics => "metrics",
-            Self::Management | Self::Registry => return None,
+            Self::Management | Self::Token | Self::Registry => return None,
         };
         if matches!(*method, Method::GET | Method::HEAD) {
             return None;
@@ -86,6 +90,12 @@ pub fn refused(refusal: Refusal) -> Reply {
         Refusal::ForeignSite => Reply::error(StatusCode::FORBIDDEN, "DENIED", &message, None),
         Refusal::NoToken => Reply::error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", &message, None)
             .with_header(WWW_AUTHENTICATE, "Bearer realm=\"binaryrepo\""),
+        Refusal::Later(LogInFault::TooMany { retry_after }) => {
+            Reply::error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", &message, None)
+                .with_header(RETRY_AFTER, &retry_after.as_secs().max(1).to_string())
+        }
+        Refusal::Later(_) => Reply::error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &message, None)
+            .with_header(RETRY_AFTER, "1"),
     };
     reply.with_note(Note::of("api.refused"))
 }
@@ -115,6 +125,9 @@ mod tests {
             assert_eq!(door("docker-remote.localhost:8081", path), Door::Registry, "{path}");
         }
         assert_eq!(door("docker-remote.localhost", "/healthz"), Door::Health);
+        for host in ["localhost", "docker-remote.localhost"] {
+            assert_eq!((door(host, "/token"), door(host, "/repo/x/token")), (Door::Token, Door::Token));
+        }
         for path in ["/v2/", "/repo/x/v2/", "//api/repository", "/apix", "/metrics/", "/%61pi", ""] {
             assert_eq!(door("localhost", path), Door::Registry, "{path}");
         }
