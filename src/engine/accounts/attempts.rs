@@ -56,11 +56,21 @@ struct Turn {
 
 /// The right to try once. Counts as wrong unless it is said to be right, so that hanging up is no way around.
 #[derive(Debug)]
-pub(super) struct Attempt(OwnedMutexGuard<Turn>);
+pub(super) struct Attempt {
+    turn: OwnedMutexGuard<Turn>,
+    clock: Clock,
+}
 
 impl Attempt {
     pub fn was_right(mut self) {
-        self.0.wrong = 0;
+        self.turn.wrong = 0;
+    }
+}
+
+impl Drop for Attempt {
+    /// The pause begins at the end of the attempt.
+    fn drop(&mut self) {
+        self.turn.last = self.clock.now();
     }
 }
 
@@ -79,8 +89,7 @@ impl Attempts {
         }
         self.clock.sleep_until(turn.last.after(pause(turn.wrong))).await;
         turn.wrong = turn.wrong.saturating_add(1);
-        turn.last = self.clock.now();
-        Ok(Attempt(turn))
+        Ok(Attempt { turn, clock: self.clock.clone() })
     }
 
     fn row(&self, user: &[u8], from: Option<IpAddr>) -> Arc<Row> {
