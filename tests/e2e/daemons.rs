@@ -51,7 +51,7 @@ impl Dockerd {
     }
 
     pub fn tail(&self) -> String {
-        self.service.tail(15)
+        self.service.tail(5)
     }
 }
 

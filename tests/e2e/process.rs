@@ -13,6 +13,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_millis(10);
+/// What is shown of a line of a log.
+const LINE: usize = 300;
 
 /// What a command left behind.
 pub struct Done {
@@ -207,5 +209,6 @@ fn pid_of(child: &Child) -> Pid {
 
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("    | {line}\n")).collect()
+    let cut = |line: &str| line.chars().take(LINE).collect::<String>();
+    lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("    | {}\n", cut(line))).collect()
 }

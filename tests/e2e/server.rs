@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio::runtime::Handle;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_binaryrepo");
 pub const PORT: u16 = 8081;
+/// Names another binary to test: a release build, or what `make build` made.
+const OTHER_BINARY: &str = "BINARYREPO_E2E_BINARY";
+
+pub fn binary() -> PathBuf {
+    std::env::var_os(OTHER_BINARY).map_or_else(|| env!("CARGO_BIN_EXE_binaryrepo").into(), PathBuf::from)
+}
 
 pub struct Server {
     service: Service,
@@ -26,7 +31,7 @@ impl Server {
     pub fn start(runtime: &Handle, dir: &Path) -> Outcome<Server> {
         let config = dir.join("binaryrepo.toml");
         fs::write(&config, "[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n")?;
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command
             .args(["serve", "--listen", &format!("127.0.0.1:{PORT}"), "--data-dir"])
             .arg(dir.join("data"))
@@ -43,7 +48,7 @@ impl Server {
 
     /// The administrator's token, as the first start left it.
     pub fn token(&self) -> Outcome<String> {
-        let file = self.dir.join("data/admin-token");
+        let file = self.dir.join("data/admin.token");
         Ok(fs::read_to_string(&file).context(file.display())?.trim().to_owned())
     }
 

@@ -184,7 +184,7 @@ impl World {
         let server = self
             .server
             .as_ref()
-            .map_or_else(String::new, |server| format!("  binaryrepo's log ends with:\n{}", server.tail(30)));
+            .map_or_else(String::new, |server| format!("  binaryrepo's log ends with:\n{}", server.tail(25)));
         let docker = self
             .dockerd
             .as_ref()

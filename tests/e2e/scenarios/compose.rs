@@ -5,7 +5,7 @@ use crate::front::{CDN, REGISTRY, TOKEN_SERVER};
 use crate::images::Family;
 use crate::process::{Run, run};
 use crate::sandbox::UPSTREAM_IP;
-use crate::server::BINARY;
+use crate::server::binary;
 use crate::trouble::{Context, Outcome, ensure};
 use crate::world::{REMOTE, World, step, upstream_url};
 use serde_json::json;
@@ -70,7 +70,7 @@ fn context(world: &World) -> Outcome<std::path::PathBuf> {
     for name in ["Dockerfile", ".dockerignore", "docker-compose.yml", "nginx", "ops/docker"] {
         run("cp").args(["-r"]).args([world.source.join(name), context.join(name)]).success()?;
     }
-    fs::copy(BINARY, context.join("target/dist/binaryrepo"))?;
+    fs::copy(binary(), context.join("target/dist/binaryrepo"))?;
     let hosts: Vec<String> = [REGISTRY, TOKEN_SERVER, CDN].map(|host| format!("{host}:{UPSTREAM_IP}")).into();
     let authority = format!("{}:{CA_INSIDE}:ro", world.dir.join("upstream-ca.crt").display());
     // The upstream has no DNS name, and its authority is nobody's but ours.

@@ -24,12 +24,18 @@ pub fn push_refused(world: &mut World) -> Outcome {
     let source = format!("dir:{}", world.clients.skopeo_dir(&reference).display());
     let target = format!("docker://{REMOTE}/team/pushed:2");
     let said = run("skopeo").args(["copy", &source, &target]).done()?.failure()?;
-    ensure!(said.contains("docker-local"), "skopeo does not show where to push instead: {said}");
-    step(&format!("skopeo: {}", said.lines().last().unwrap_or_default()));
+    shows_where("skopeo", &said)?;
     world.clients.pull(Client::Docker, &reference, &image)?;
     let said = run("docker").args(["push", &reference]).done()?.failure()?;
-    ensure!(said.contains("docker-local"), "docker does not show where to push instead: {said}");
-    step(&format!("docker: {}", said.lines().last().unwrap_or_default()));
+    shows_where("docker", &said)?;
+    Ok(())
+}
+
+/// The server's sentence must reach the person.
+fn shows_where(client: &str, said: &str) -> Outcome {
+    let sentence = said.lines().find(|line| line.contains("docker-local"));
+    let sentence = sentence.ok_or_else(|| format!("{client} does not show where to push instead: {said}"))?;
+    step(&format!("{client}: {sentence}"));
     Ok(())
 }
 
