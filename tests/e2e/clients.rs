@@ -46,7 +46,18 @@ impl Clients {
         self.check(client, reference, image).context(format!("{} has pulled {reference}", client.name()))
     }
 
+    /// A pull that is interrupted after some seconds, in the middle.
+    pub fn interrupted(&self, client: Client, reference: &str, seconds: u64) -> Outcome {
+        let whole = self.command(client, reference)?.limit(seconds).done();
+        ensure!(whole.is_err(), "{} was done with {reference} before it was interrupted", client.name());
+        Ok(())
+    }
+
     pub fn try_pull(&self, client: Client, reference: &str) -> Outcome<Done> {
+        self.command(client, reference)?.done()
+    }
+
+    fn command(&self, client: Client, reference: &str) -> Outcome<Run> {
         let pull = match client {
             Client::Docker => run("docker").args(["pull", reference]),
             Client::Podman => self.podman().args(["pull", reference]),
@@ -63,7 +74,7 @@ impl Clients {
                 ctr().args(["images", "pull", "--hosts-dir", "/etc/containerd/certs.d", reference])
             }
         };
-        pull.env("HOME", self.dir.join("home")).done()
+        Ok(pull.env("HOME", self.dir.join("home")))
     }
 
     fn forget(&self, client: Client, reference: &str) -> Outcome {

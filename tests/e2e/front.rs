@@ -1,7 +1,7 @@
 //! Owns the TLS front before the upstream registry: tokens, the weather, and the log of what was asked.
 //! Must not know: who asks.
 
-use crate::trouble::{Context, Outcome};
+use crate::trouble::{Context, Outcome, Trouble};
 use crate::wire::Authority;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -37,7 +37,8 @@ pub const PASSWORD: &str = "correct horse";
 /// Blobs of images under this name lie on another host, which refuses to see a token.
 pub const ON_CDN: &str = "cdn/";
 
-type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
+type Content = UnsyncBoxBody<Bytes, Trouble>;
+type Answer = Response<Content>;
 
 /// What the upstream is like at the moment.
 #[derive(Clone, Copy, PartialEq)]
@@ -51,6 +52,8 @@ pub enum Weather {
     Silent,
     /// All answers share a line of this many bytes a second.
     Slow(u64),
+    /// An answer breaks off after this many bytes, unless the request asked for a range.
+    Breaking(u64),
 }
 
 /// One request as the upstream saw it.
@@ -94,6 +97,15 @@ impl Log {
             }
         }
         all
+    }
+
+    /// Where GETs of this blob began that went on with what somebody had already.
+    pub fn resumed_at(&self, digest: &str) -> Vec<u64> {
+        let start =
+            |seen: &Seen| seen.range.as_deref()?.strip_prefix("bytes=")?.split('-').next()?.parse().ok();
+        let asked =
+            self.0.iter().filter(|seen| seen.part("/blobs/") == Some(digest) && seen.status == Some(206));
+        asked.filter_map(start).filter(|at| *at > 0).collect()
     }
 
     pub fn count(&self, wanted: impl Fn(&Seen) -> bool) -> usize {
@@ -245,7 +257,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             response
         }
         Weather::Silent => std::future::pending().await,
-        Weather::Fair | Weather::Slow(_) => match host.split(':').next() {
+        Weather::Fair | Weather::Slow(_) | Weather::Breaking(_) => match host.split(':').next() {
             Some(TOKEN_SERVER) => grant(&shared, &request),
             Some(CDN) => deliver(&shared, request).await,
             _ => registry(&shared, request).await,
@@ -352,14 +364,14 @@ async fn forward(shared: &Shared, mut request: Request<Incoming>) -> Answer {
     request.headers_mut().remove(AUTHORIZATION);
     request.headers_mut().remove(HOST);
     match shared.client.request(request).await {
-        Ok(response) => response.map(BodyExt::boxed_unsync),
+        Ok(response) => response.map(|body| body.map_err(Trouble::from).boxed_unsync()),
         Err(error) => plain(StatusCode::BAD_GATEWAY, &error.to_string()),
     }
 }
 
 /// A body that shares one line with all the others.
 struct Throttled {
-    body: UnsyncBoxBody<Bytes, hyper::Error>,
+    body: Content,
     rate: u64,
     shared: Arc<Shared>,
     /// A frame on its way, and when it arrives.
@@ -378,12 +390,12 @@ impl Throttled {
 
 impl Body for Throttled {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Trouble;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
         loop {
             if let Some((arrival, _)) = &mut self.waiting {
                 std::task::ready!(arrival.as_mut().poll(task));
@@ -394,6 +406,38 @@ impl Body for Throttled {
                 end => return Poll::Ready(end),
             }
         }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body that ends in the middle, as a broken connection.
+struct Broken {
+    body: Content,
+    left: u64,
+}
+
+impl Body for Broken {
+    type Data = Bytes;
+    type Error = Trouble;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
+        if self.left == 0 {
+            return Poll::Ready(Some(Err("the connection breaks".into())));
+        }
+        let mut frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(task));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(data) = frame.data_mut()
+        {
+            data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+            self.left -= data.len() as u64;
+        }
+        Poll::Ready(frame)
     }
 
     fn size_hint(&self) -> SizeHint {

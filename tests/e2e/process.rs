@@ -162,6 +162,11 @@ impl Service {
         Ok(kill_process(pid_of(&self.child), Signal::HUP)?)
     }
 
+    /// SIGKILL: the end that nothing can prepare for.
+    pub fn kill(mut self) {
+        end_group(&mut self.child);
+    }
+
     /// SIGTERM, then the end as it came; `None` if it had to be killed.
     pub fn stop(&mut self) -> Outcome<Option<ExitStatus>> {
         if let Some(status) = self.child.try_wait()? {

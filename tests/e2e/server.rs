@@ -76,6 +76,10 @@ impl Server {
         self.service.tail(lines)
     }
 
+    pub fn kill(self) {
+        self.service.kill();
+    }
+
     /// SIGTERM; says whether it ended well by itself.
     pub fn stop(mut self) -> Outcome {
         let status = self.service.stop()?;

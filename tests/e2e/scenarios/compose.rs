@@ -91,5 +91,28 @@ fn pull_through(world: &mut World) -> Outcome {
     world.cold_and_warm(Client::Docker, &reference, &image)?;
     let said = run("docker").args(["run", "--rm", &reference, "composed"]).success()?;
     ensure!(said.contains("hello from composed"), "the pulled image said {said}");
+    check_remote_pull(world, None)
+}
+
+/// `make check-remote-pull` as a person calls it, against what runs at the moment: the composed stack, or a
+/// server with its data in a directory.
+fn check_remote_pull(world: &World, data: Option<&Path>) -> Outcome {
+    let image = world.maker.image(Family::Docker, &[1024, 4 << 20]);
+    world.upstream.publish("team/checked", "1", &image)?;
+    let mut check = run("bash").arg(world.source.join("ops/check-remote-pull.sh"));
+    check = check.env("UPSTREAM", REMOTE).env("IMAGES", "team/checked:1").env("CERTS_DIR", world.certs());
+    if let Some(data) = data {
+        check = check.env("DATA_DIR", data);
+    }
+    let said = check.success()?;
+    let shown = said.contains("team/checked:1") && said.contains("bytes in all");
+    ensure!(shown, "check-remote-pull does not show times and storage:\n{said}");
+    said.lines().filter(|line| line.contains("team/checked") || line.contains("in all")).for_each(step);
     Ok(())
+}
+
+pub fn check_pull(world: &mut World) -> Outcome {
+    world.docker()?;
+    world.serve()?;
+    check_remote_pull(world, Some(&world.dir.join("data")))
 }

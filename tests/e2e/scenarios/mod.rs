@@ -1,6 +1,7 @@
 //! Owns the list of scenarios. Must not know: what they use.
 
 mod api;
+mod broken;
 mod compose;
 mod environment;
 mod herd;
@@ -51,6 +52,13 @@ pub const ALL: &[Scenario] = &[
     scenario("mirror-ctr", "ctr with a hosts.toml mirror", pull::mirror_ctr),
     scenario("herd-raw", "50 cold pulls at once on a slow line", herd::raw),
     scenario("herd-mixed", "docker, podman, skopeo and ctr at once on the same cold image", herd::mixed),
+    scenario("broken-upstream", "the upstream breaks off, and no client notices", broken::upstream),
+    scenario("broken-client", "a client goes away in the middle, the next joins", broken::client),
+    scenario(
+        "broken-server",
+        "the server is killed while it fetches, and goes on where it was",
+        broken::server,
+    ),
     scenario("push-refused", "a push to a remote is refused with a sentence", weather::push_refused),
     scenario("tags", "tags move, and are stale while the upstream fails", weather::tags),
     scenario(
@@ -59,6 +67,7 @@ pub const ALL: &[Scenario] = &[
         weather::stopped,
     ),
     scenario("restart", "stopped by SIGTERM and started again, everything is warm", weather::restart),
+    scenario("check-pull", "make check-remote-pull shows both times and the storage", compose::check_pull),
     Scenario {
         name: "compose",
         about: "docker-compose build and up, and a pull through what it started",
