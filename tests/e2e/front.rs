@@ -1,29 +1,26 @@
-//! Owns the TLS front before the upstream registry: tokens, the weather, and the log of what was asked.
+//! Owns the TLS front before the upstream registry: tokens, the weather, and what is written down of requests.
 //! Must not know: who asks.
 
+use crate::line::{Broken, Content, Line, Throttled};
+use crate::log::{Log, Seen};
 use crate::trouble::{Context, Outcome, Trouble};
 use crate::wire::Authority;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HOST, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context as Task, Poll};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 
 pub const REGISTRY: &str = "registry.upstream.test";
@@ -37,7 +34,6 @@ pub const PASSWORD: &str = "correct horse";
 /// Blobs of images under this name lie on another host, which refuses to see a token.
 pub const ON_CDN: &str = "cdn/";
 
-type Content = UnsyncBoxBody<Bytes, Trouble>;
 type Answer = Response<Content>;
 
 /// What the upstream is like at the moment.
@@ -56,77 +52,6 @@ pub enum Weather {
     Breaking(u64),
 }
 
-/// One request as the upstream saw it.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub method: Method,
-    pub host: String,
-    pub path: String,
-    pub range: Option<String>,
-    pub status: Option<u16>,
-}
-
-impl Seen {
-    fn part(&self, kind: &str) -> Option<&str> {
-        self.path.split_once(kind).map(|(_, rest)| rest).filter(|_| self.path.starts_with("/v2/"))
-    }
-}
-
-/// What was seen between two moments.
-pub struct Log(pub Vec<Seen>);
-
-impl Log {
-    /// How many GETs each blob's digest got; proofs of one byte are not downloads, nor are requests that were
-    /// only sent to the token server or on to the CDN.
-    pub fn blob_gets(&self) -> BTreeMap<String, usize> {
-        self.gets("/blobs/", |seen| seen.range.as_deref() != Some("bytes=0-0"))
-    }
-
-    /// How many GETs each manifest got, by tag or digest.
-    pub fn manifest_gets(&self) -> BTreeMap<String, usize> {
-        self.gets("/manifests/", |_| true)
-    }
-
-    fn gets(&self, kind: &str, counts: impl Fn(&Seen) -> bool) -> BTreeMap<String, usize> {
-        let mut all = BTreeMap::new();
-        for seen in self.0.iter().filter(|seen| seen.method == Method::GET && seen.host.starts_with(REGISTRY))
-        {
-            let answered = matches!(seen.status, Some(200 | 206 | 307));
-            if let Some(what) = seen.part(kind).filter(|_| answered && counts(seen)) {
-                *all.entry(what.to_owned()).or_default() += 1;
-            }
-        }
-        all
-    }
-
-    /// Where GETs of this blob began that went on with what somebody had already.
-    pub fn resumed_at(&self, digest: &str) -> Vec<u64> {
-        let start =
-            |seen: &Seen| seen.range.as_deref()?.strip_prefix("bytes=")?.split('-').next()?.parse().ok();
-        let asked =
-            self.0.iter().filter(|seen| seen.part("/blobs/") == Some(digest) && seen.status == Some(206));
-        asked.filter_map(start).filter(|at| *at > 0).collect()
-    }
-
-    pub fn count(&self, wanted: impl Fn(&Seen) -> bool) -> usize {
-        self.0.iter().filter(|seen| wanted(seen)).count()
-    }
-
-    pub fn lines(&self) -> String {
-        let line = |seen: &Seen| {
-            let status = seen.status.map_or("no answer".to_owned(), |status| status.to_string());
-            format!(
-                "    {} {}{} {} {status}\n",
-                seen.method,
-                seen.host,
-                seen.path,
-                seen.range.as_deref().unwrap_or("")
-            )
-        };
-        self.0.iter().map(line).collect()
-    }
-}
-
 struct Token {
     image: String,
 }
@@ -135,14 +60,13 @@ struct State {
     weather: Weather,
     log: Vec<Seen>,
     tokens: HashMap<String, Token>,
-    /// When the shared slow line is free again.
-    line_free: Instant,
 }
 
 struct Shared {
     state: Mutex<State>,
     registry: SocketAddr,
     client: Client<HttpConnector, Incoming>,
+    line: Arc<Line>,
 }
 
 impl Shared {
@@ -167,13 +91,9 @@ impl Front {
         registry: SocketAddr,
     ) -> Outcome<Front> {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let state = State {
-            weather: Weather::Fair,
-            log: Vec::new(),
-            tokens: HashMap::new(),
-            line_free: Instant::now(),
-        };
-        let shared = Arc::new(Shared { state: Mutex::new(state), registry, client });
+        let state = State { weather: Weather::Fair, log: Vec::new(), tokens: HashMap::new() };
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), registry, client, line: Arc::new(Line::new()) });
         let tls = TlsAcceptor::from(authority.server()?);
         let mut front = Front { shared, address, tls, runtime: runtime.clone(), serving: None };
         front.resume()?;
@@ -263,13 +183,16 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             _ => registry(&shared, request).await,
         },
     };
-    shared.state().log[place].status = Some(response.status().as_u16());
-    Ok(match weather {
-        Weather::Slow(rate) => {
-            response.map(|body| Throttled { body, rate, shared, waiting: None }.boxed_unsync())
-        }
-        _ => response,
-    })
+    let whole = {
+        let seen = &mut shared.state().log[place];
+        seen.status = Some(response.status().as_u16());
+        seen.range.is_none()
+    };
+    Ok(response.map(|body| match weather {
+        Weather::Slow(rate) => Throttled::new(body, rate, shared.line.clone()).boxed_unsync(),
+        Weather::Breaking(after) if whole => Broken { body, left: after }.boxed_unsync(),
+        _ => body,
+    }))
 }
 
 fn plain(status: StatusCode, text: &str) -> Answer {
@@ -366,81 +289,5 @@ async fn forward(shared: &Shared, mut request: Request<Incoming>) -> Answer {
     match shared.client.request(request).await {
         Ok(response) => response.map(|body| body.map_err(Trouble::from).boxed_unsync()),
         Err(error) => plain(StatusCode::BAD_GATEWAY, &error.to_string()),
-    }
-}
-
-/// A body that shares one line with all the others.
-struct Throttled {
-    body: Content,
-    rate: u64,
-    shared: Arc<Shared>,
-    /// A frame on its way, and when it arrives.
-    waiting: Option<(Pin<Box<Sleep>>, Frame<Bytes>)>,
-}
-
-impl Throttled {
-    fn send(&mut self, frame: Frame<Bytes>) {
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        let mut state = self.shared.state();
-        let busy = Duration::from_secs_f64(length as f64 / self.rate as f64);
-        state.line_free = state.line_free.max(Instant::now()) + busy;
-        self.waiting = Some((Box::pin(sleep_until(state.line_free)), frame));
-    }
-}
-
-impl Body for Throttled {
-    type Data = Bytes;
-    type Error = Trouble;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
-        loop {
-            if let Some((arrival, _)) = &mut self.waiting {
-                std::task::ready!(arrival.as_mut().poll(task));
-                return Poll::Ready(self.waiting.take().map(|(_, frame)| Ok(frame)));
-            }
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(task)) {
-                Some(Ok(frame)) => self.send(frame),
-                end => return Poll::Ready(end),
-            }
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A body that ends in the middle, as a broken connection.
-struct Broken {
-    body: Content,
-    left: u64,
-}
-
-impl Body for Broken {
-    type Data = Bytes;
-    type Error = Trouble;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Trouble>>> {
-        if self.left == 0 {
-            return Poll::Ready(Some(Err("the connection breaks".into())));
-        }
-        let mut frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(task));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(data) = frame.data_mut()
-        {
-            data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= data.len() as u64;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

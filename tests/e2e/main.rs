@@ -12,6 +12,8 @@ mod clients;
 mod daemons;
 mod front;
 mod images;
+mod line;
+mod log;
 mod process;
 mod sandbox;
 mod scenarios;

@@ -3,8 +3,9 @@
 
 use crate::clients::{self, Client, Clients};
 use crate::daemons::{Containerd, Dockerd, Nginx};
-use crate::front::{self, CDN, Front, Log, REGISTRY, TOKEN_SERVER, Weather};
+use crate::front::{self, CDN, Front, REGISTRY, TOKEN_SERVER, Weather};
 use crate::images::{Image, Maker};
+use crate::log::Log;
 use crate::process::run;
 use crate::sandbox::UPSTREAM_IP;
 use crate::server::Server;
