@@ -6,6 +6,8 @@
 //!     cargo test --test e2e                     everything
 //!     cargo test --test e2e -- docker tags      the scenarios with one of these words in their names
 //!     cargo test --test e2e -- --list           their names
+//!
+//! BINARYREPO_E2E_BINARY names another binary to test than the one that cargo has just built.
 #![expect(clippy::disallowed_methods, reason = "a harness has files, a clock and tasks of its own")]
 
 mod clients;
