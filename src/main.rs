@@ -1,3 +1,7 @@
 //! Owns the entry point. Must not know: anything but the command line.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

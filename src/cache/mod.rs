@@ -1,6 +1,17 @@
 //! Owns the cache's state machine: one flight per key, waiters, lanes, space, eviction order.
 //! Must not know: I/O of any kind, async, channels, clocks, randomness, digests. Time is an argument.
 
+mod coordinator;
+mod freshness;
+mod ledger;
+mod planted;
+
+pub use coordinator::{Coordinator, Violation};
+pub use freshness::{Freshness, judge};
+pub use ledger::LastUse;
+#[cfg(feature = "planted-bugs")]
+pub use planted::Bug;
+
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -159,6 +170,7 @@ pub enum Action<K, S> {
         key: K,
         source: S,
     },
+    /// Nobody needs this fill any more: stop it early. It still reports its end, and until then keeps its place.
     CancelFill {
         flight: FlightId,
     },
@@ -215,8 +227,12 @@ pub struct Counts {
     pub flights: usize,
     pub queued: usize,
     pub waiters: usize,
+    /// Keys that lie on the disk, pinned ones among them.
     pub present: usize,
+    /// Cached content only: what `limit_bytes` bounds, with what is reserved.
     pub present_bytes: u64,
+    /// Pushed content, which no limit here bounds.
+    pub pinned_bytes: u64,
     pub reserved_bytes: u64,
     pub evicting_bytes: u64,
     pub limit_bytes: u64,

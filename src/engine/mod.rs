@@ -1,117 +1,164 @@
-//! Owns the `Engine` handle: the one place where cache, store, metadata and upstreams meet.
+//! Owns the `Engine` handle: the one place where cache, store, metadata and upstreams meet, and where all
+//! tasks live.
 //! Must not know: HTTP, status codes, OCI error codes.
 
+mod actor;
+mod answers;
+mod attempts;
+mod blobs;
+mod boot;
+mod bypass;
+mod drafts;
+mod errors;
+mod fill;
+mod flight;
+mod inventory;
+mod listings;
+mod manifests;
 mod model;
+mod pointer;
+mod reader;
+mod repositories;
 mod repository;
+mod resolutions;
+mod settings;
+mod shared;
+mod sweep;
+mod touched;
 
-pub use crate::store::Reader;
 pub use model::{
     BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
 };
+pub use reader::Reader;
+pub use repositories::Repositories;
 pub use repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use settings::{MaxSize, Settings};
 
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::names::{Digest, Reference, RepositoryName};
+use actor::Coordination;
+use shared::{Parts, Shared};
+
+use crate::clock::Clock;
+use crate::meta::{
+    Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SettingKey, SettingRow,
+};
+use crate::names::RepositoryName;
+use crate::store::{FsStore, Store};
 use crate::telemetry::Metrics;
+
+/// The first epoch whose unsynced copies may be trusted.
+const TRUSTED_SINCE: SettingKey = SettingKey::new("trusted_since");
 
 /// The handle that requests are answered through. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    metrics: Arc<Metrics>,
-    repositories: Arc<Repositories>,
+    shared: Arc<Shared>,
+    coordination: Coordination,
 }
 
-/// The repositories by name.
-pub struct Repositories {}
-
-fn later<T>() -> Result<T, EngineError> {
-    Err(EngineError::new(ErrorKind::Internal, "not built yet"))
+/// Why a data directory cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the file storage cannot be opened: {0}")]
+    Store(std::io::Error),
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    #[error("{0}")]
+    Content(#[from] EngineError),
 }
 
 impl Engine {
+    /// Opens a data directory, making it on first use, and starts the engine's tasks. `first` are the
+    /// repositories that a new directory starts with.
+    pub async fn open(
+        data_dir: &Path,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        first: Vec<(RepositoryName, RepositorySpec)>,
+    ) -> Result<Self, OpenError> {
+        let clock = Clock::new();
+        let store: Arc<dyn Store> = Arc::new(FsStore::open(data_dir).map_err(OpenError::Store)?);
+        let (meta, opened) = RedbMeta::open(&data_dir.join("meta.redb"), Options::default())?;
+        let meta: Arc<dyn Meta> = Arc::new(meta);
+        let trusted_since = trust(&meta, &opened).await?;
+        let repositories = Repositories::load(&meta, &clock)?;
+        let parts =
+            Parts { clock, store, meta, metrics, repositories, settings, epoch: opened.epoch, trusted_since };
+        let shared = Arc::new(Shared::new(parts));
+        boot::take_stock_of_drafts(&shared)?;
+        let coordination = Coordination::start(&shared);
+        let engine = Self { shared: Arc::clone(&shared), coordination: coordination.clone() };
+        if opened.created {
+            for (name, spec) in first {
+                engine.shared.repositories.create(name, spec).await?;
+            }
+        }
+        shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
+        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
+        Ok(engine)
+    }
+
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.shared.metrics
     }
 
     pub fn repositories(&self) -> &Repositories {
-        &self.repositories
+        &self.shared.repositories
     }
 
-    pub async fn manifest(&self, _: &Scope, _: &Reference, _: Want) -> Result<Manifest, EngineError> {
-        later()
-    }
-
-    pub async fn blob(&self, _: &Scope, _: &Digest, _: BlobWant) -> Result<BlobAnswer, EngineError> {
-        later()
-    }
-
-    pub async fn tags(&self, _: &Scope, _: PageQuery) -> Result<TagsPage, EngineError> {
-        later()
-    }
-
-    pub async fn referrers(
-        &self,
-        _: &Scope,
-        _: &Digest,
-        _artifact_type: Option<&str>,
-        _query: &str,
-    ) -> Result<ReferrersPage, EngineError> {
-        later()
-    }
-
-    pub async fn cached(&self, _: Option<&RepositoryName>) -> Result<Vec<CachedImage>, EngineError> {
-        later()
-    }
-
-    pub async fn purge(&self, _: &RepositoryName, _: Purge) -> Result<Purged, EngineError> {
-        later()
-    }
-
+    /// Whether requests can be answered, and what the gauges show.
     pub async fn status(&self) -> Status {
-        Status {
-            ready: false,
-            checks: Vec::new(),
-            counts: crate::cache::Counts::default(),
-            free_bytes: 0,
-            total_bytes: 0,
+        let counts = self.coordination.counts().await;
+        let space = self.shared.read(|shared| Ok(shared.store.space()?)).await;
+        let meta = self.shared.read(|shared| Ok(shared.meta.get::<SettingRow>(&SettingKey::EPOCH)?)).await;
+        let check = |name, failed: Option<String>| Check {
+            name,
+            ok: failed.is_none(),
+            detail: failed.unwrap_or_else(|| "ok".to_owned()),
+        };
+        let checks = vec![
+            check("metadata", meta.err().map(|error| error.message)),
+            check("storage", space.as_ref().err().map(|error| error.message.clone())),
+            check("running", self.shared.tasks.is_stopping().then(|| "the server is stopping".to_owned())),
+        ];
+        let (free_bytes, total_bytes) = space.map_or((0, 0), |space| (space.free, space.total));
+        Status { ready: checks.iter().all(|check| check.ok), checks, counts, free_bytes, total_bytes }
+    }
+
+    /// Puts down what is under way where the next start can take it up, and closes the metadata. To be called
+    /// when no request is answered any more.
+    pub async fn shutdown(&self) {
+        sweep::note_uses(&self.shared, Durability::Relaxed).await;
+        if !self.shared.tasks.end(self.shared.settings.stop_grace).await {
+            tracing::warn!("some fetches did not end in time; their drafts are cut back at the next start");
+        }
+        // A clean stop means that what is cached may be trusted, so it must be on the disk.
+        let synced = self.shared.read(|shared| Ok(shared.store.sync_all()?)).await;
+        match synced {
+            Ok(()) => {
+                if let Err(error) = self.shared.meta.close().await {
+                    tracing::error!(%error, "the metadata was not closed in order");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the file storage cannot be synced: the stop is not clean"),
         }
     }
-
-    pub async fn shutdown(&self) {}
 }
 
-impl Repositories {
-    pub fn by_name(&self, _: &str) -> Option<Arc<Repository>> {
-        None
+/// After an unclean stop, copies that were not synced are suspect until they are hashed.
+async fn trust(meta: &Arc<dyn Meta>, opened: &Opened) -> Result<u64, OpenError> {
+    let stored = meta.get::<SettingRow>(&TRUSTED_SINCE)?.and_then(|row| row.value.as_u64());
+    let since = match stored {
+        Some(since) if opened.clean => since,
+        _ => opened.epoch,
+    };
+    if stored != Some(since) {
+        let mut batch = Batch::new(Durability::Durable);
+        batch.put(&TRUSTED_SINCE, &SettingRow { value: since.into() });
+        meta.apply(batch).await?;
     }
-
-    pub fn by_namespace(&self, _: &str) -> Option<Arc<Repository>> {
-        None
-    }
-
-    pub fn default_mirror(&self) -> Option<Arc<Repository>> {
-        None
-    }
-
-    pub fn list(&self) -> Vec<Arc<Repository>> {
-        Vec::new()
-    }
-
-    pub async fn create(&self, _: RepositoryName, _: RepositorySpec) -> Result<Arc<Repository>, EngineError> {
-        later()
-    }
-
-    pub async fn update(
-        &self,
-        _: &RepositoryName,
-        _: RepositorySpec,
-    ) -> Result<Arc<Repository>, EngineError> {
-        later()
-    }
-
-    pub async fn delete(&self, _: &RepositoryName, _purge: bool) -> Result<(), EngineError> {
-        later()
-    }
+    Ok(since)
 }

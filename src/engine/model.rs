@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::reader::Reader;
 use super::repository::Repository;
 use crate::names::{ByteRange, Digest, ImageName, MediaType, RangeRequest, RepositoryName, Tag};
-use crate::store::Reader;
 
 /// Where a request looks: one image of one repository. `library/` was added where it belongs.
 #[derive(Clone, Debug)]
@@ -78,11 +78,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A manifest, byte for byte as it was received. `bytes` are there for a HEAD too.
+/// A manifest, byte for byte as it was received.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     pub digest: Digest,
     pub media_type: MediaType,
+    /// In bytes; a HEAD has it although it may have no `bytes`.
+    pub size: u64,
+    /// Empty where only the head was wanted and the manifest is not here.
     pub bytes: Bytes,
     pub verdict: Verdict,
     /// What a `Warning: 299` header should say.

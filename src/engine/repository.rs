@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use url::Url;
 
-use crate::clock::UnixMillis;
+use crate::clock::{Millis, UnixMillis};
 use crate::names::{RepositoryId, RepositoryName};
+use crate::upstream::Upstream;
 
 /// A managed repository.
 #[derive(Debug)]
@@ -29,6 +31,19 @@ pub enum RepositoryKind {
 #[derive(Debug)]
 pub struct Remote {
     pub spec: RemoteSpec,
+    /// `remote_url`, then the mirrors.
+    origins: Vec<Upstream>,
+    /// When the upstream last failed to answer well; 0: it answers.
+    failed_at: AtomicU64,
+}
+
+/// After a failure an upstream counts as failing for this long, unless it answers before.
+const FAILING: Duration = Duration::from_secs(30);
+
+impl Remote {
+    pub fn new(spec: RemoteSpec, origins: Vec<Upstream>) -> Self {
+        Self { spec, origins, failed_at: AtomicU64::new(0) }
+    }
 }
 
 impl Repository {
@@ -37,6 +52,24 @@ impl Repository {
             RepositoryKind::Remote(remote) => Some(remote),
             RepositoryKind::Local => None,
         }
+    }
+
+    /// The upstreams of a remote, in the order in which they are asked.
+    pub fn origins(&self) -> &[Upstream] {
+        self.remote().map_or(&[], |remote| &remote.origins)
+    }
+
+    pub(super) fn note_health(&self, well: bool, now: Millis) {
+        if let Some(remote) = self.remote() {
+            remote.failed_at.store(if well { 0 } else { now.0.max(1) }, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_failing(&self, now: Millis) -> bool {
+        self.remote().is_some_and(|remote| {
+            let at = remote.failed_at.load(Ordering::Relaxed);
+            at > 0 && now.since(Millis(at)) < FAILING
+        })
     }
 
     pub fn spec(&self) -> RepositorySpec {

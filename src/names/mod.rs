@@ -3,6 +3,7 @@
 
 mod digest;
 mod image;
+pub mod manifest;
 mod media_type;
 mod range;
 mod reference;

@@ -1,27 +1,69 @@
-//! Placeholder until the room is built.
+//! Owns blobs as files: drafts that grow, tails that read them meanwhile, publishing, opening, unlinking.
+//! Must not know: the cache's decisions, the metadata, HTTP.
 
-/// Reads a blob or a draft's tail, in order, from start to end.
-#[derive(Debug)]
-pub struct Reader {}
+mod buffer;
+mod draft;
+mod file;
+mod fs;
+mod layout;
+mod reader;
+mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-impl Reader {
-    pub fn remaining(&self) -> Option<u64> {
-        Some(0)
-    }
+pub use draft::{Checkpoint, Draft};
+pub use fs::{FsStore, Scan, Space};
+pub use reader::{Blob, Reader};
+pub use tail::{End, Progress, Tail};
 
-    pub fn sent(&self) -> u64 {
-        0
-    }
+use std::io;
 
-    pub fn is_waiting(&self) -> bool {
-        false
-    }
+use crate::names::{Algorithm, Digest};
 
-    pub fn poll_chunk(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-        _max: usize,
-    ) -> std::task::Poll<Option<std::io::Result<bytes::Bytes>>> {
-        std::task::Poll::Ready(None)
-    }
+/// The number of a draft: its file name under `tmp/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DraftId(pub u64);
+
+/// Whether a published blob must survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Cached: renamed, not synced. Suspect after an unclean stop.
+    Relaxed,
+    /// Pushed: file synced, renamed, directory synced, before the call returns.
+    Durable,
+}
+
+/// Where blobs lie. Calls block; the engine decides on which thread. The contract:
+/// - A digest that `open` finds has all its bytes, apart from what a power cut left (see `Durability`).
+/// - `publish` is atomic: before it the digest is absent, after it whole. Publishing what is there already is no
+///   error. A relaxed publish keeps what is there, unless its length is wrong; a durable one puts the synced
+///   bytes in its place.
+/// - What lies under a digest's name but is no regular file (a symbolic link, say) is an `InvalidData` error of
+///   `open`, never followed.
+/// - `unlink` of an absent digest answers `false`. Who holds a `Blob` reads on undisturbed.
+pub trait Store: Send + Sync + 'static {
+    fn open(&self, digest: &Digest) -> io::Result<Option<Blob>>;
+    /// A new empty draft that hashes with `algorithm`.
+    fn create_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Draft>;
+    /// A draft that an earlier run left: re-hashed and cut to the longest of `checkpoints` that matches.
+    fn reopen_draft(
+        &self,
+        id: DraftId,
+        algorithm: Algorithm,
+        checkpoints: &[Checkpoint],
+    ) -> io::Result<Option<Draft>>;
+    fn unlink(&self, digest: &Digest) -> io::Result<bool>;
+    /// Sets a damaged file aside, out of every reader's way.
+    fn quarantine(&self, digest: &Digest) -> io::Result<bool>;
+    fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
+    /// Lists the blobs, and what is not ours, for the boot.
+    fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;
+    /// Lists the drafts that earlier runs left.
+    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()>;
+    fn space(&self) -> io::Result<Space>;
+    /// Makes everything published so far survive a power cut.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Syncs one published file and its directory: Relaxed becomes Durable.
+    fn promote(&self, digest: &Digest) -> io::Result<bool>;
 }

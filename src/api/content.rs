@@ -1,0 +1,153 @@
+//! Owns what the API says of cached content, and asking for its removal.
+//! Must not know: where content lies, what is removed with what.
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::repository::find;
+use crate::engine::{CachedImage, Engine, Purge, Purged, Repository};
+use crate::names::{Digest, ImageName, RepositoryName, Tag};
+use crate::reply::Reply;
+use crate::text::{Parse, Text};
+
+pub(super) async fn list(engine: &Engine, repository: Option<&RepositoryName>) -> Result<Reply, ApiError> {
+    if let Some(name) = repository {
+        find(engine, name)?;
+    }
+    let images: Vec<Value> = engine.cached(repository).await?.iter().map(shown).collect();
+    Ok(Reply::json(StatusCode::OK, &json!({ "images": images })))
+}
+
+fn shown(image: &CachedImage) -> Value {
+    let tag = |tag: &crate::engine::CachedTag| json!({ "tag": tag.tag.as_str(), "digest": tag.digest.to_string(), "age_s": tag.age_s });
+    json!({
+        "repository": image.repository.as_str(),
+        "image": image.image.as_str(),
+        "tags": image.tags.iter().map(tag).collect::<Vec<_>>(),
+        "manifests": image.manifests,
+        "blobs": image.blobs,
+        "bytes": image.bytes,
+    })
+}
+
+/// `{"repository","image","tag"?}`, `{"repository"?,"digest"}` or `{"repository","all":true}`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PurgeForm {
+    repository: Option<Text<RepositoryName>>,
+    image: Option<Text<ImageName>>,
+    tag: Option<Text<Tag>>,
+    digest: Option<Text<Digest>>,
+    all: bool,
+}
+
+pub(super) async fn purge(engine: &Engine, body: &[u8]) -> Result<Reply, ApiError> {
+    let form = PurgeForm::from_json(body)?;
+    let named = form.repository.as_ref().map(|Text(name)| find(engine, name)).transpose()?;
+    let mut sum = Purged::default();
+    // The same bytes may be cached through several repositories.
+    let repositories = match named {
+        Some(repository) => vec![repository],
+        None => engine.repositories().list().into_iter().filter(|one| one.remote().is_some()).collect(),
+    };
+    for repository in repositories {
+        let purged = engine.purge(&repository.name, form.what(&repository)?).await?;
+        sum.documents += purged.documents;
+        sum.blobs += purged.blobs;
+        sum.bytes += purged.bytes;
+    }
+    let body = json!({ "documents": sum.documents, "blobs": sum.blobs, "bytes": sum.bytes });
+    Ok(Reply::json(StatusCode::OK, &body))
+}
+
+impl PurgeForm {
+    const FIELDS: [&str; 5] = ["repository", "image", "tag", "digest", "all"];
+
+    fn from_json(body: &[u8]) -> Result<Self, ApiError> {
+        let whole: Value = serde_json::from_slice(body)
+            .map_err(|error| ApiError::whole(format!("the body is not JSON: {error}")))?;
+        let Value::Object(object) = &whole else {
+            return Err(ApiError::whole("expected a JSON object").with_hint(Self::HINT));
+        };
+        // serde does not say which field is wrong, so each is tried alone.
+        for (field, value) in object {
+            if !Self::FIELDS.contains(&field.as_str()) {
+                return Err(ApiError::field(field, "unknown field").with_hint(Self::HINT));
+            }
+            let alone = json!({ field.as_str(): value });
+            Self::deserialize(&alone).map_err(|error| ApiError::field(field, error.to_string()))?;
+        }
+        let form = Self::deserialize(&whole).map_err(|error| ApiError::whole(error.to_string()))?;
+        form.check()?;
+        Ok(form)
+    }
+
+    const HINT: &str = "say {\"repository\",\"image\"}, {\"repository\",\"image\",\"tag\"}, {\"digest\"} or {\"repository\",\"all\":true}";
+
+    fn check(&self) -> Result<(), ApiError> {
+        let chosen =
+            usize::from(self.image.is_some()) + usize::from(self.digest.is_some()) + usize::from(self.all);
+        if chosen != 1 {
+            return Err(ApiError::whole("say one of image, digest and all").with_hint(Self::HINT));
+        }
+        if self.tag.is_some() && self.image.is_none() {
+            return Err(ApiError::field("tag", "a tag belongs to an image: say which").with_hint(Self::HINT));
+        }
+        if self.repository.is_none() && self.digest.is_none() {
+            return Err(ApiError::field("repository", "is missing").with_hint(Self::HINT));
+        }
+        Ok(())
+    }
+
+    fn what(&self, repository: &Repository) -> Result<Purge, ApiError> {
+        let image = self.image.as_ref().map(|Text(image)| canonical(repository, image));
+        match (image, &self.tag, &self.digest) {
+            (Some(image), Some(Text(tag)), _) => Ok(Purge::Tag(image, tag.clone())),
+            (Some(image), None, _) => Ok(Purge::Image(image)),
+            (None, _, Some(Text(digest))) => Ok(Purge::Digest(*digest)),
+            (None, _, None) if self.all => Ok(Purge::All),
+            (None, _, None) => Err(ApiError::whole("say one of image, digest and all").with_hint(Self::HINT)),
+        }
+    }
+}
+
+/// `redis` of Docker Hub is kept as `library/redis`.
+fn canonical(repository: &Repository, image: &ImageName) -> ImageName {
+    let is_hub = repository.remote().is_some_and(|remote| {
+        let host = remote.spec.remote_url.host_str();
+        matches!(host, Some("registry-1.docker.io" | "index.docker.io" | "docker.io"))
+            || remote.spec.upstream_namespace.as_deref() == Some("docker.io")
+    });
+    if is_hub && image.is_single() { image.in_library() } else { image.clone() }
+}
+
+impl Parse for ImageName {
+    const EXPECTED: &'static str = "an image such as \"library/redis\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: crate::names::NameError| error.to_string())
+    }
+}
+
+impl Parse for Tag {
+    const EXPECTED: &'static str = "a tag such as \"latest\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: crate::names::ReferenceError| error.to_string())
+    }
+}
+
+impl Parse for Digest {
+    const EXPECTED: &'static str = "a digest such as \"sha256:...\"";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|error: crate::names::DigestError| error.to_string())
+    }
+}
+
+#[cfg(test)]
+pub(super) fn check_purge(body: &[u8]) -> Result<(), ApiError> {
+    PurgeForm::from_json(body).map(drop)
+}

@@ -1,0 +1,88 @@
+//! Owns the management API: `/api/...`, JSON in and out. The command line speaks it too, over a socket or
+//! straight into the engine.
+//! Must not know: sockets, who may call it, database, files.
+
+mod content;
+mod error;
+mod repository;
+mod route;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::json;
+
+pub use error::ApiError;
+
+use crate::engine::{Engine, Status};
+use crate::reply::{Note, Reply};
+use route::Action;
+
+/// Largest body. A form of every field at its longest is well below.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// A request to `/api/...`, its body read.
+#[derive(Clone, Debug)]
+pub struct ApiRequest {
+    pub method: Method,
+    /// As it stood in the request line: `/api/repository/docker-remote`.
+    pub path: String,
+    pub query: Option<String>,
+    pub body: Bytes,
+}
+
+/// Answers a caller who may do what he asks: whether he may was looked at before.
+pub async fn handle(engine: &Engine, request: ApiRequest) -> Reply {
+    let action = match route::route(&request.method, &request.path, request.query.as_deref()) {
+        Ok(action) => action,
+        Err(error) => return error.into_reply().with_note(Note::of("api.unknown")),
+    };
+    let note = action.note();
+    let answer = if request.body.len() > MAX_BODY {
+        Err(ApiError::too_large(MAX_BODY))
+    } else {
+        perform(engine, action, &request.body).await
+    };
+    answer.unwrap_or_else(ApiError::into_reply).with_note(note)
+}
+
+async fn perform(engine: &Engine, action: Action, body: &[u8]) -> Result<Reply, ApiError> {
+    match action {
+        Action::ListRepositories => Ok(repository::list(engine)),
+        Action::CreateRepository => repository::create(engine, body).await,
+        Action::ShowRepository(name) => repository::show(engine, &name),
+        Action::ChangeRepository(name) => repository::change(engine, &name, body).await,
+        Action::DeleteRepository { name, purge } => repository::delete(engine, &name, purge).await,
+        Action::ListCached { repository } => content::list(engine, repository.as_ref()).await,
+        Action::Purge => content::purge(engine, body).await,
+        Action::Status => Ok(status(&engine.status().await)),
+    }
+}
+
+fn status(status: &Status) -> Reply {
+    let counts = status.counts;
+    let checks: Vec<_> = status
+        .checks
+        .iter()
+        .map(|check| json!({ "name": check.name, "ok": check.ok, "detail": check.detail }))
+        .collect();
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": status.ready,
+        "checks": checks,
+        "cache": {
+            "fills_in_flight": counts.flights,
+            "queued": counts.queued,
+            "waiters": counts.waiters,
+            "blobs": counts.present,
+            "bytes": counts.present_bytes,
+            "reserved_bytes": counts.reserved_bytes,
+            "evicting_bytes": counts.evicting_bytes,
+            "limit_bytes": counts.limit_bytes,
+        },
+        "storage": { "free_bytes": status.free_bytes, "total_bytes": status.total_bytes },
+    });
+    Reply::json(StatusCode::OK, &body)
+}

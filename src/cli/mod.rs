@@ -1,0 +1,98 @@
+//! Owns the command line: which commands there are, and what their end looks like. One file per command.
+//! Must not know: protocol, how anything is stored.
+
+mod connect;
+mod error;
+mod health;
+mod output;
+mod purge;
+mod repo;
+mod serve;
+mod settings;
+mod show;
+mod token;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+use settings::{Place, SettingFlags};
+
+const EXAMPLES: &str = "\
+Examples:
+  binaryrepo serve                                     on 127.0.0.1:8081, data in your home
+  docker pull localhost:8081/docker-remote/alpine      the first pull fetches, the next ones do not
+  binaryrepo repo add quay https://quay.io             another upstream
+  binaryrepo ls                                        what is cached
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or data directory, 4 server unreachable";
+
+/// A pull-through cache and registry for container images.
+#[derive(Debug, Parser)]
+#[command(name = "binaryrepo", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    place: Place,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(SettingFlags),
+    /// Check the configuration and show what is in force
+    CheckConfig(SettingFlags),
+    /// Ask the running server whether it is well; for containers
+    Healthcheck(health::Args),
+    /// Make, list, show, change and remove repositories
+    #[command(subcommand, visible_alias = "repository")]
+    Repo(Box<repo::Command>),
+    /// List what is cached: images, tags, sizes, age
+    Ls(show::Args),
+    /// Remove cached content; the next pull fetches it again
+    Purge(purge::Args),
+    /// The administrator's token
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Show the version
+    Version(VersionArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct VersionArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    // Wrong usage ends here, with code 2.
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(flags) => serve::run(&cli.place, &flags),
+        Command::CheckConfig(flags) => settings::check(&cli.place, &flags),
+        Command::Healthcheck(args) => health::run(&cli.place, &args),
+        Command::Repo(command) => repo::run(&cli.place, *command),
+        Command::Ls(args) => show::run(&cli.place, &args),
+        Command::Purge(args) => purge::run(&cli.place, &args),
+        Command::Token(command) => token::run(&cli.place, &command),
+        Command::Version(args) => version(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(),
+    }
+}
+
+fn version(args: &VersionArgs) -> Result<(), CliError> {
+    let version = env!("CARGO_PKG_VERSION");
+    match args.json {
+        true => output::json(&serde_json::json!({ "version": version })),
+        false => output::line(format_args!("binaryrepo {version}")),
+    }
+}

@@ -1,0 +1,104 @@
+//! Owns the flags that set what the configuration sets, and `check-config`, which shows what came of them.
+//! Must not know: what is done with a setting.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use binaryrepo::config::{Config, Setting, Sources};
+
+use super::error::CliError;
+use super::output;
+
+/// Where configuration and data lie: for every command.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// Configuration file (TOML); none is needed [env: BINARYREPO_CONFIG]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Common options")]
+    config: Option<PathBuf>,
+
+    /// Directory with content, metadata and the administrator's token
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Common options")]
+    data_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// The configuration that commands share with the server they talk to.
+    pub fn load(&self) -> Result<Config, CliError> {
+        self.load_with(Vec::new())
+    }
+
+    fn load_with(&self, mut flags: Vec<Setting>) -> Result<Config, CliError> {
+        if let Some(dir) = &self.data_dir {
+            flags.push(Setting::new("--data-dir", "storage", "path", dir.display().to_string()));
+        }
+        Ok(Config::load(&Sources::of_process(self.config.clone(), flags))?)
+    }
+}
+
+/// Flags over environment (BINARYREPO_SERVER__LISTEN=...) over file over defaults.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  binaryrepo serve --listen 127.0.0.1:5000 --data-dir /srv/binaryrepo
+  binaryrepo serve --listen 0.0.0.0:8081 --open-access     everyone who reaches it may pull
+  binaryrepo serve --set storage.max_size=500GiB --set server.base_domains=reg.example.com
+  BINARYREPO_STORAGE__MAX_SIZE=50% binaryrepo serve")]
+pub struct SettingFlags {
+    /// Address and port to listen on [default: 127.0.0.1:8081]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// Allow everyone who reaches the server to pull
+    #[arg(long)]
+    open_access: bool,
+
+    /// URL under which clients know the server, where a proxy hides it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+
+    /// auto, text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+
+    /// Which lines are logged: info, or warn,binaryrepo=debug
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+
+    /// Any setting of the configuration file; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = parse_setting)]
+    settings: Vec<Setting>,
+}
+
+fn parse_setting(text: &str) -> Result<Setting, String> {
+    let refuse = || "expected SECTION.KEY=VALUE, such as storage.max_size=500GiB".to_owned();
+    let (name, value) = text.split_once('=').ok_or_else(refuse)?;
+    let (section, key) = name.split_once('.').ok_or_else(refuse)?;
+    Ok(Setting::new(&format!("--set {name}"), section, key, value))
+}
+
+impl SettingFlags {
+    pub fn load(&self, place: &Place) -> Result<Config, CliError> {
+        let mut flags = self.settings.clone();
+        let mut set = |flag: &str, section: &str, key: &str, value: Option<String>| {
+            flags.extend(value.map(|value| Setting::new(flag, section, key, value)));
+        };
+        set("--listen", "server", "listen", self.listen.map(|address| address.to_string()));
+        set("--open-access", "server", "open_access", self.open_access.then(|| "true".to_owned()));
+        set("--public-url", "server", "public_url", self.public_url.clone());
+        set("--log-format", "log", "format", self.log_format.clone());
+        set("--log-level", "log", "level", self.log_level.clone());
+        place.load_with(flags)
+    }
+}
+
+/// `check-config`: what is in force on stdout, what is doubtful on stderr.
+pub fn check(place: &Place, flags: &SettingFlags) -> Result<(), CliError> {
+    let config = flags.load(place)?;
+    output::text_block(&config.effective())?;
+    for warning in config.warnings() {
+        eprintln!("warning: {}\nhint: {}", warning.message, warning.hint);
+    }
+    config.check_serving()?;
+    eprintln!("the configuration can be used");
+    Ok(())
+}

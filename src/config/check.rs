@@ -1,0 +1,158 @@
+//! Owns what no single setting shows: which values do not go together, and which are likely a mistake.
+//! Must not know: where a value came from.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use super::{Config, ConfigError};
+use crate::engine::{RemoteSpec, RepositorySpec};
+use crate::names::RepositoryName;
+
+/// Longest path of a Unix socket that Linux takes, without the closing zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Something that works, but hardly as it was meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    pub message: String,
+    pub hint: String,
+}
+
+impl Warning {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl Config {
+    /// What makes the configuration unusable for any command.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let mirrors: Vec<_> =
+            self.remotes().filter(|(_, spec)| spec.default_mirror).map(|(name, _)| name).collect();
+        if let [first, second, ..] = mirrors.as_slice() {
+            return Err(ConfigError::new(format!("both {first} and {second} have default_mirror = true"))
+                .with_hint("requests that name no repository can go to one only"));
+        }
+        let mut namespaces: Vec<(&str, &RepositoryName)> = Vec::new();
+        for (name, spec) in self.remotes() {
+            let Some(namespace) = spec.upstream_namespace.as_deref() else { continue };
+            if let Some((_, other)) = namespaces.iter().find(|(taken, _)| *taken == namespace) {
+                return Err(ConfigError::new(format!(
+                    "both {other} and {name} have upstream_namespace = \"{namespace}\""
+                ))
+                .with_hint("containerd's ?ns= can choose one only"));
+            }
+            namespaces.push((namespace, name));
+        }
+        Ok(())
+    }
+
+    /// What makes it unusable for a server. Commands that only talk to one do not mind.
+    pub fn check_serving(&self) -> Result<(), ConfigError> {
+        if self.server.listen.ip().is_loopback() || self.server.open_access {
+            return Ok(());
+        }
+        Err(ConfigError::new(format!(
+            "listening on {} lets everyone who reaches this address pull, and there are no users to ask for",
+            self.server.listen
+        ))
+        .with_hint(
+            "if that is meant, say so with --open-access (or open_access = true under [server]); \
+             otherwise listen on 127.0.0.1 and put a proxy that asks for passwords in front",
+        ))
+    }
+
+    /// What a look at the whole makes one wonder about.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let mut found = Vec::new();
+        self.warn_of_server(&mut found);
+        self.warn_of_file(&mut found);
+        for (name, spec) in self.remotes() {
+            self.warn_of_remote(name, spec, &mut found);
+        }
+        found
+    }
+
+    fn remotes(&self) -> impl Iterator<Item = (&RepositoryName, &RemoteSpec)> {
+        self.repositories.iter().filter_map(|entry| match &entry.spec {
+            RepositorySpec::Remote(spec) => Some((&entry.name, spec.as_ref())),
+            RepositorySpec::Local => None,
+        })
+    }
+
+    fn warn_of_server(&self, found: &mut Vec<Warning>) {
+        let server = &self.server;
+        if let Some(all) = server.trusted_proxies.iter().find(|net| net.prefix_len() == 0) {
+            found.push(Warning::new(
+                format!("trusted_proxies has {all}: anyone may claim any address with X-Forwarded-For"),
+                "name the proxy's own address or network",
+            ));
+        }
+        if !server.trusted_proxies.is_empty() && server.idle_timeout <= Duration::from_secs(60) {
+            found.push(Warning::new(
+                "idle_timeout is not above nginx's 60 s: a proxy may use a connection just as it closes",
+                "idle_timeout = \"75s\"",
+            ));
+        }
+        if server.open_access && server.listen.ip().is_loopback() {
+            found.push(Warning::new(
+                "open_access has no effect while only this machine is listened to",
+                "leave it out, or listen on another address",
+            ));
+        }
+        let socket = self.storage.socket();
+        if socket.as_os_str().len() > MAX_SOCKET_PATH {
+            found.push(Warning::new(
+                format!(
+                    "{} is too long for a socket: commands cannot reach the running server",
+                    socket.display()
+                ),
+                "use a shorter storage.path, or --server and --token with each command",
+            ));
+        }
+    }
+
+    fn warn_of_file(&self, found: &mut Vec<Warning>) {
+        let Some(path) = &self.file else { return };
+        let has_password = self.remotes().any(|(_, spec)| spec.password.is_some());
+        let readable = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
+        if has_password && readable {
+            let path = path.display();
+            found.push(Warning::new(
+                format!("{path} may be read by other users, and passwords come with it"),
+                format!("chmod 600 {path}, or keep the password in a password_file"),
+            ));
+        }
+    }
+
+    fn warn_of_remote(&self, name: &RepositoryName, spec: &RemoteSpec, found: &mut Vec<Warning>) {
+        let credentials = spec.username.is_some();
+        let beyond = !self.server.listen.ip().is_loopback();
+        if spec.default_mirror && credentials && !spec.anonymous_pull {
+            found.push(Warning::new(
+                format!("{name} is the default mirror and has credentials: dockerd sends none to a mirror, so only this machine may pull through it"),
+                format!("anonymous_pull = true lets everyone use the credentials of {name}; or give dockerd the host form, http://{name}.<base domain>"),
+            ));
+        }
+        if credentials && spec.anonymous_pull && beyond {
+            found.push(Warning::new(
+                format!("{name}: everyone who reaches {} pulls with its credentials", self.server.listen),
+                "leave out anonymous_pull unless all that they may read is public",
+            ));
+        }
+        if credentials && spec.remote_url.scheme() == "http" {
+            found.push(Warning::new(
+                format!("{name}: the password goes over the network in the clear"),
+                "use an https:// remote_url",
+            ));
+        }
+        for (field, file) in [("password_file", &spec.password_file), ("ca_file", &spec.ca_file)] {
+            if let Some(path) = file.as_ref().filter(|path| !path.exists()) {
+                found.push(Warning::new(
+                    format!("{name}: {field} {} is not there", path.display()),
+                    "make it before the server starts",
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Owns how a wrong configuration is told: file, line, a mark under the place, what was expected, a hint.
+//! Must not know: which settings there are. Never shows a line that may hold a password.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use super::raw::meant;
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// `/etc/binaryrepo.toml, line 3, column 1`
+    place: Option<String>,
+    /// The line and the mark under it.
+    excerpt: Option<String>,
+    message: String,
+    hint: Option<String>,
+}
+
+impl std::error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            writeln!(f, "{place}")?;
+        }
+        if let Some(excerpt) = &self.excerpt {
+            writeln!(f, "{excerpt}")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl ConfigError {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { place: None, excerpt: None, message: message.into(), hint: None }
+    }
+
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// What the parser found wrong.
+    pub(super) fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let span = error.span().unwrap_or(0..0);
+        let hint = meant(error.message()).map(|meant| format!("did you mean `{meant}`?"));
+        Self::at(path, text, span, error.message().to_owned(), hint)
+    }
+
+    /// Something wrong at `span` of the file.
+    pub(super) fn at(
+        path: &Path,
+        text: &str,
+        span: Range<usize>,
+        message: String,
+        hint: Option<String>,
+    ) -> Self {
+        let start = span.start.min(text.len());
+        let before = text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+        let number = before.matches('\n').count() + 1;
+        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+        let place = format!("{}, line {number}, column {column}", path.display());
+        let hidden = may_hold_secret(before, line);
+        let repeats_value = message.starts_with("invalid type") || message.starts_with("invalid value");
+        let message = match hidden && repeats_value {
+            true => "the value is of the wrong type: expected a text".to_owned(),
+            false => message,
+        };
+        let width =
+            text.get(start..span.end.min(line_start + line.len())).map_or(1, |part| part.chars().count());
+        let margin = " ".repeat(number.to_string().len());
+        let excerpt = if hidden {
+            format!("{margin} |\n{number} | (not shown: this line may hold a password)\n{margin} |")
+        } else {
+            let mark = format!("{}{}", " ".repeat(column - 1), "^".repeat(width.max(1)));
+            format!("{margin} |\n{number} | {}\n{margin} | {mark}", line.replace('\t', " "))
+        };
+        Self { place: Some(place), excerpt: Some(excerpt), message, hint }
+    }
+}
+
+/// Whether the line may hold a password: under that name, inside a URL, or within a text of many lines.
+fn may_hold_secret(before: &str, line: &str) -> bool {
+    let in_long_text = ["\"\"\"", "'''"].iter().any(|quote| before.matches(quote).count() % 2 == 1);
+    in_long_text || line.to_lowercase().contains("password") || (line.contains("://") && line.contains('@'))
+}

@@ -1,0 +1,54 @@
+//! Owns who may pull: the one function that every path to bytes asks before anything is looked up.
+//! Must not know: where the bytes are, and how the caller is recognised.
+
+use super::wire::{Code, WireError};
+use crate::engine::Repository;
+
+/// A remote that uses somebody's credentials shows what that account may see. Beyond this machine it is open
+/// only where its settings say so.
+///
+/// Never 401: dockerd answers that by sending its user's Docker Hub password to a mirror.
+pub fn may_pull(repository: &Repository, direct: bool) -> Result<(), WireError> {
+    let Some(remote) = repository.remote() else {
+        return Ok(());
+    };
+    let spec = &remote.spec;
+    let secret = spec.password.is_some() || spec.password_file.is_some();
+    if direct || !secret || spec.anonymous_pull {
+        return Ok(());
+    }
+    let message = format!(
+        "{} pulls with stored credentials and is readable from its own machine only; \
+         its setting anonymous_pull would open it",
+        repository.name
+    );
+    Err(WireError::new(Code::Denied, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::address::tests::{remote, repository};
+    use crate::engine::{RepositoryKind, Secret};
+
+    #[test]
+    fn stored_credentials_close_a_remote_to_strangers() {
+        let url = "https://registry.test";
+        let open = remote(1, "open", url, |_| {});
+        let closed = remote(2, "closed", url, |spec| spec.password = Some(Secret::new("x")));
+        let by_file = remote(3, "by-file", url, |spec| spec.password_file = Some("/run/secret".into()));
+        let opened = remote(4, "opened", url, |spec| {
+            spec.password = Some(Secret::new("x"));
+            spec.anonymous_pull = true;
+        });
+        let local = repository(5, "local", RepositoryKind::Local);
+        for allowed in [&open, &opened, &local] {
+            assert_eq!(may_pull(allowed, false), Ok(()), "{}", allowed.name);
+        }
+        for refused in [&closed, &by_file] {
+            assert_eq!(may_pull(refused, true), Ok(()), "{}", refused.name);
+            let error = may_pull(refused, false).expect_err("closed");
+            assert_eq!(error.status.as_u16(), 403);
+        }
+    }
+}

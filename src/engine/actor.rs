@@ -1,0 +1,432 @@
+//! Owns the shell around the cache's state machine: it turns messages into events and actions into
+//! messages. It awaits its two inboxes and one timer, and decides nothing about the cache.
+//! Must not know: HTTP, how a fill works, what a document says.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, OwnedPermit};
+use tokio::sync::oneshot;
+
+use super::fill;
+use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
+use super::pointer;
+use super::shared::Shared;
+use super::sweep;
+use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
+use crate::clock::Millis;
+use crate::telemetry::CacheGauges;
+
+/// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
+const REQUESTS: usize = 4_096;
+/// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
+const REPORTS: usize = 65_536;
+
+/// What a waiter learns.
+#[derive(Debug)]
+pub(super) enum Joined {
+    /// Read along. `first` started the fetch.
+    Tail {
+        tail: FlightTail,
+        first: bool,
+    },
+    /// It lies under its digest.
+    Present,
+    /// The pointer flight's result.
+    Document {
+        outcome: Outcome,
+        first: bool,
+    },
+    /// Somebody else's source brought it: show that this source may have it, then ask again.
+    NeedProof,
+    Refused {
+        why: Refusal,
+        story: Option<Story>,
+    },
+}
+
+/// What a request for a key carries.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub key: FlightKey,
+    pub source: Source,
+    /// Whether the source was already shown to have the digest.
+    pub proven: bool,
+    pub negative: Duration,
+    pub deadline: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Join { waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined> },
+    Event(Event<FlightKey, Source>),
+    Counts(oneshot::Sender<Counts>),
+}
+
+/// What tasks and guards tell the actor.
+#[derive(Debug)]
+pub(super) enum Report {
+    Leave(WaiterId),
+    /// The head of a fill; `admit` fires when there is room.
+    Head {
+        flight: FlightId,
+        size: Option<u64>,
+        tail: FlightTail,
+        admit: oneshot::Sender<()>,
+    },
+    /// A fill starts over on a new draft; who was sent nothing yet may follow.
+    Restart {
+        flight: FlightId,
+        tail: FlightTail,
+    },
+    Done {
+        flight: FlightId,
+        size: u64,
+        outcome: Option<Outcome>,
+    },
+    Failed {
+        flight: FlightId,
+        failure: Failure,
+        story: Option<Story>,
+    },
+    Event(Event<FlightKey, Source>),
+}
+
+/// The way to the actor. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Coordination {
+    requests: mpsc::Sender<Request>,
+    reports: mpsc::Sender<Report>,
+    waiters: Arc<AtomicU64>,
+}
+
+/// The actor is full; the caller should try again soon.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Coordination {
+    /// Starts the actor and answers the way to it.
+    pub fn start(shared: &Arc<Shared>) -> Self {
+        let (requests, request_inbox) = mpsc::channel(REQUESTS);
+        let (reports, report_inbox) = mpsc::channel(REPORTS);
+        let shell = Shell {
+            coordinator: Coordinator::new(Limits::default()),
+            waiters: HashMap::new(),
+            flights: HashMap::new(),
+            shared: Arc::clone(shared),
+            reports: reports.clone(),
+        };
+        shared.tasks.spawn_last(shell.run(request_inbox, report_inbox));
+        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
+    pub async fn join(&self, join: Join) -> Result<Joined, Full> {
+        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        self.requests.try_send(Request::Join { waiter, join, reply }).map_err(|_| Full)?;
+        let mut guard = JoinGuard { waiter, permit: Some(permit) };
+        let joined = answer.await;
+        guard.permit = None;
+        joined.map_err(|_| Full)
+    }
+
+    /// Tells the state machine something that may be lost without harm.
+    pub fn hint(&self, event: Event<FlightKey, Source>) {
+        // A full inbox means plenty of fresher news; a lost touch only ages one blob.
+        let _ = self.requests.try_send(Request::Event(event));
+    }
+
+    /// Tells the state machine something that must arrive.
+    pub async fn tell(&self, event: Event<FlightKey, Source>) {
+        // Fails only when the actor has stopped, and then nothing is decided any more.
+        let _ = self.reports.send(Report::Event(event)).await;
+    }
+
+    pub async fn counts(&self) -> Counts {
+        let (reply, answer) = oneshot::channel();
+        if self.requests.send(Request::Counts(reply)).await.is_err() {
+            return Counts::default();
+        }
+        answer.await.unwrap_or_default()
+    }
+}
+
+/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
+struct JoinGuard {
+    waiter: WaiterId,
+    permit: Option<OwnedPermit<Report>>,
+}
+
+impl Drop for JoinGuard {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(Report::Leave(self.waiter));
+        }
+    }
+}
+
+/// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
+pub(super) struct FillGuard {
+    flight: FlightId,
+    permit: Option<OwnedPermit<Report>>,
+}
+
+impl FillGuard {
+    pub fn done(mut self, size: u64, outcome: Option<Outcome>) {
+        self.send(|flight| Report::Done { flight, size, outcome });
+    }
+
+    pub fn failed(mut self, failure: Failure, story: Option<Story>) {
+        self.send(|flight| Report::Failed { flight, failure, story });
+    }
+
+    fn send(&mut self, report: impl FnOnce(FlightId) -> Report) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(report(self.flight));
+        }
+    }
+}
+
+impl Drop for FillGuard {
+    fn drop(&mut self) {
+        self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
+    }
+}
+
+/// A running fill's way to report before its end.
+pub(super) struct FillLine {
+    pub flight: FlightId,
+    reports: mpsc::Sender<Report>,
+}
+
+impl FillLine {
+    /// Announces the head and waits until there is room. `Err` only when the actor stopped.
+    pub async fn head(&self, size: Option<u64>, tail: FlightTail) -> Result<(), Full> {
+        let (admit, admitted) = oneshot::channel();
+        let report = Report::Head { flight: self.flight, size, tail, admit };
+        self.reports.send(report).await.map_err(|_| Full)?;
+        admitted.await.map_err(|_| Full)
+    }
+
+    pub async fn restart(&self, tail: FlightTail) {
+        // Without an actor nobody joins any more, so nobody misses the new tail.
+        let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
+    }
+}
+
+struct Waiter {
+    source: Source,
+    proven: bool,
+    reply: oneshot::Sender<Joined>,
+}
+
+struct Flight {
+    source: Source,
+    tail: Option<FlightTail>,
+    admit: Option<oneshot::Sender<()>>,
+    outcome: Option<Outcome>,
+    /// The first waiter was served; those who follow joined.
+    taken: bool,
+}
+
+struct Shell {
+    coordinator: Coordinator<FlightKey, Source>,
+    waiters: HashMap<WaiterId, Waiter>,
+    flights: HashMap<FlightId, Flight>,
+    shared: Arc<Shared>,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Shell {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut reports: mpsc::Receiver<Report>) {
+        let clock = self.shared.clock.clone();
+        let stop = self.shared.tasks.halted();
+        tokio::pin!(stop);
+        loop {
+            let wakeup = self.coordinator.next_wakeup();
+            let timer = clock.sleep_until(wakeup.unwrap_or(Millis(u64::MAX >> 1)));
+            // Reports first: they free lanes and room, and their number is bounded by their guards.
+            tokio::select! {
+                biased;
+                Some(report) = reports.recv() => self.report(report),
+                Some(request) = requests.recv() => self.request(request),
+                () = timer, if wakeup.is_some() => self.step(Event::Tick),
+                () = &mut stop => break,
+            }
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        let counts = self.coordinator.counts();
+        self.shared.metrics.set_counts(CacheGauges {
+            fills_in_flight: counts.flights as u64,
+            waiters: counts.waiters as u64,
+            cache_bytes: counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes,
+            cache_limit_bytes: counts.limit_bytes,
+        });
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Join { waiter, join, reply } => self.join(waiter, join, reply),
+            Request::Event(event) => self.step(event),
+            Request::Counts(reply) => {
+                // The asker may have gone; then nobody needs the answer.
+                let _ = reply.send(self.coordinator.counts());
+            }
+        }
+    }
+
+    fn join(&mut self, waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined>) {
+        let Join { key, source, proven, negative, deadline } = join;
+        self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply });
+        let deadline = deadline.map(|span| self.shared.clock.now().after(span));
+        let negative_ms = u64::try_from(negative.as_millis()).unwrap_or(u64::MAX);
+        self.step(Event::Join { waiter, key, source, negative_ms, deadline });
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Leave(waiter) => {
+                self.waiters.remove(&waiter);
+                self.step(Event::Leave { waiter });
+            }
+            Report::Head { flight, size, tail, admit } => {
+                if let Some(known) = self.flights.get_mut(&flight) {
+                    known.tail = Some(tail);
+                    known.admit = Some(admit);
+                }
+                self.step(Event::FillHead { flight, size });
+            }
+            Report::Restart { flight, tail } => {
+                if let Some(known) = self.flights.get_mut(&flight) {
+                    known.tail = Some(tail);
+                }
+            }
+            Report::Done { flight, size, outcome } => {
+                if let Some(known) = self.flights.get_mut(&flight) {
+                    known.outcome = outcome;
+                }
+                self.step(Event::FillDone { flight, size });
+                self.flights.remove(&flight);
+            }
+            Report::Failed { flight, failure, story } => {
+                self.step_with(Event::FillFailed { flight, failure }, story.as_ref());
+                self.flights.remove(&flight);
+            }
+            Report::Event(event) => self.step(event),
+        }
+    }
+
+    fn step(&mut self, event: Event<FlightKey, Source>) {
+        self.step_with(event, None);
+    }
+
+    fn step_with(&mut self, event: Event<FlightKey, Source>, story: Option<&Story>) {
+        let mut actions = Vec::new();
+        self.coordinator.step(self.shared.clock.now(), event, &mut actions);
+        for action in actions {
+            self.act(action, story);
+        }
+    }
+
+    fn act(&mut self, action: Action<FlightKey, Source>, story: Option<&Story>) {
+        match action {
+            Action::StartFill { flight, key, source } => self.start(flight, key, source),
+            // A fill that is no longer needed is let run: its bytes are asked for already.
+            Action::CancelFill { .. } => {}
+            Action::Admit { flight } => {
+                if let Some(admit) = self.flights.get_mut(&flight).and_then(|known| known.admit.take()) {
+                    // The fill may have died meanwhile; its guard says so.
+                    let _ = admit.send(());
+                }
+            }
+            Action::Attach { waiter, flight } => self.attach(waiter, flight),
+            Action::Ready { waiter, flight } => self.ready(waiter, flight),
+            Action::Claimed { .. } => {}
+            Action::Refuse { waiter, why } => {
+                if let Some(waiter) = self.waiters.remove(&waiter) {
+                    // Gone already: its Leave is under way.
+                    let _ = waiter.reply.send(Joined::Refused { why, story: story.cloned() });
+                }
+            }
+            Action::Evict { key } => self.evict(key),
+            Action::PinnedLost { key } => {
+                tracing::error!(?key, "a pushed blob's file is missing: it must be pushed again");
+            }
+        }
+    }
+
+    /// The one place where a right is looked at: bytes that another source brought are handed only to who
+    /// has shown that their own source has them too.
+    fn attach(&mut self, waiter: WaiterId, flight: FlightId) {
+        let (Some(waiter), Some(known)) = (self.waiters.remove(&waiter), self.flights.get_mut(&flight))
+        else {
+            return;
+        };
+        let joined = match &known.tail {
+            Some(tail) if waiter.proven || waiter.source == known.source => {
+                let first = !std::mem::replace(&mut known.taken, true);
+                Joined::Tail { tail: tail.clone(), first }
+            }
+            _ => Joined::NeedProof,
+        };
+        // Gone already: its Leave is under way.
+        let _ = waiter.reply.send(joined);
+    }
+
+    fn ready(&mut self, waiter: WaiterId, flight: Option<FlightId>) {
+        let Some(waiter) = self.waiters.remove(&waiter) else { return };
+        let joined = match flight.and_then(|flight| self.flights.get_mut(&flight)) {
+            Some(Flight { outcome: Some(outcome), taken, .. }) => {
+                let first = !std::mem::replace(taken, true);
+                Joined::Document { outcome: outcome.clone(), first }
+            }
+            Some(known) if known.source == waiter.source => Joined::Present,
+            _ if waiter.proven => Joined::Present,
+            _ => Joined::NeedProof,
+        };
+        // Gone already: its Leave is under way.
+        let _ = waiter.reply.send(joined);
+    }
+
+    fn start(&mut self, flight: FlightId, key: FlightKey, source: Source) {
+        let known = Flight { source: source.clone(), tail: None, admit: None, outcome: None, taken: false };
+        self.flights.insert(flight, known);
+        let Ok(permit) = self.reports.clone().try_reserve_owned() else {
+            // So full that an end could not be reported: end it before it starts.
+            self.step(Event::FillFailed { flight, failure: Failure::Died });
+            self.flights.remove(&flight);
+            return;
+        };
+        let guard = FillGuard { flight, permit: Some(permit) };
+        let shared = Arc::clone(&self.shared);
+        match key {
+            FlightKey::Content(digest) => {
+                let line = FillLine { flight, reports: self.reports.clone() };
+                self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
+            }
+            FlightKey::Pointer(pointer) => {
+                self.shared.tasks.spawn(pointer::run(shared, guard, pointer));
+            }
+        }
+    }
+
+    fn evict(&self, key: FlightKey) {
+        let FlightKey::Content(digest) = key else { return };
+        let shared = Arc::clone(&self.shared);
+        let reports = self.reports.clone();
+        self.shared.tasks.spawn(async move {
+            let gone = sweep::evict(&shared, &digest).await;
+            let key = FlightKey::Content(digest);
+            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
+            // Fails only when the actor has stopped.
+            let _ = reports.send(Report::Event(event)).await;
+        });
+    }
+}

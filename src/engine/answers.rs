@@ -1,0 +1,167 @@
+//! Owns the small answers kept in memory: manifests and blobs up to 64 KiB, 32 MiB in all.
+//! Must not know: rights. Who asks was let in before, each time.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::clock::Millis;
+use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId};
+
+/// Larger answers come from the store each time.
+pub(super) const SMALL: u64 = 64 * 1024;
+const TOTAL: u64 = 32 * 1024 * 1024;
+const SHARDS: usize = 1_024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct AnswerKey {
+    pub repository: RepositoryId,
+    pub image: ImageName,
+    pub of: Of,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Of {
+    Manifest(Reference),
+    Blob(Digest),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub digest: Digest,
+    /// `None` for a blob.
+    pub media_type: Option<MediaType>,
+    pub bytes: Bytes,
+    /// A tag's answer is good until then; what a digest names is good for ever.
+    pub until: Option<Millis>,
+}
+
+/// A note of how things stood before the metadata was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Generation {
+    shard: usize,
+    number: u64,
+}
+
+pub(super) struct Answers {
+    cache: Cache<AnswerKey, Arc<Answer>, ByBytes>,
+    /// One number for many images: a commit to one of them only keeps others from being inserted once.
+    generations: Box<[AtomicU64]>,
+    hasher: RandomState,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<AnswerKey, Arc<Answer>> for ByBytes {
+    fn weight(&self, _: &AnswerKey, answer: &Arc<Answer>) -> u64 {
+        // The entry itself costs about as much as a small text.
+        answer.bytes.len() as u64 + 256
+    }
+}
+
+impl Answers {
+    pub fn new() -> Self {
+        Self {
+            cache: Cache::with_weighter(16 * 1024, TOTAL, ByBytes),
+            generations: (0..SHARDS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub fn get(&self, key: &AnswerKey, now: Millis) -> Option<Arc<Answer>> {
+        let answer = self.cache.get(key)?;
+        answer.until.is_none_or(|until| now < until).then_some(answer)
+    }
+
+    /// To be noted before the metadata is read.
+    pub fn generation(&self, repository: RepositoryId, image: &ImageName) -> Generation {
+        let shard = self.shard(repository, image);
+        Generation { shard, number: self.generations[shard].load(Ordering::Acquire) }
+    }
+
+    /// Keeps an answer, unless something was committed since `noted`.
+    pub fn insert(&self, key: AnswerKey, answer: Answer, noted: Generation) {
+        if answer.bytes.len() as u64 > SMALL {
+            return;
+        }
+        let current = &self.generations[noted.shard];
+        if current.load(Ordering::Acquire) != noted.number {
+            return;
+        }
+        self.cache.insert(key.clone(), Arc::new(answer));
+        // A commit may have come between the look and the insertion, and have found nothing to remove.
+        if current.load(Ordering::Acquire) != noted.number {
+            self.cache.remove(&key);
+        }
+    }
+
+    /// After a commit, before its reply: whatever was read earlier is no longer inserted, and `of` is gone.
+    pub fn committed(&self, repository: RepositoryId, image: &ImageName, of: impl IntoIterator<Item = Of>) {
+        let shard = self.shard(repository, image);
+        self.generations[shard].fetch_add(1, Ordering::AcqRel);
+        for of in of {
+            self.cache.remove(&AnswerKey { repository, image: image.clone(), of });
+        }
+    }
+
+    /// After a change to many images at once.
+    pub fn clear(&self) {
+        for generation in &self.generations {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
+        self.cache.clear();
+    }
+
+    fn shard(&self, repository: RepositoryId, image: &ImageName) -> usize {
+        let hash = self.hasher.hash_one((repository, image));
+        usize::try_from(hash % SHARDS as u64).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Algorithm;
+
+    fn key(tag: &str) -> AnswerKey {
+        let of = Of::Manifest(tag.parse().expect("a tag"));
+        AnswerKey { repository: RepositoryId(1), image: "a/b".parse().expect("a name"), of }
+    }
+
+    fn answer(bytes: &'static [u8], until: Option<u64>) -> Answer {
+        Answer {
+            digest: Digest::of(Algorithm::Sha256, bytes),
+            media_type: None,
+            bytes: Bytes::from_static(bytes),
+            until: until.map(Millis),
+        }
+    }
+
+    #[test]
+    fn an_answer_read_before_a_commit_is_not_kept_after_it() {
+        let answers = Answers::new();
+        let key = key("latest");
+        let noted = answers.generation(key.repository, &key.image);
+        answers.committed(key.repository, &key.image, [key.of.clone()]);
+        answers.insert(key.clone(), answer(b"old", None), noted);
+        assert!(answers.get(&key, Millis(0)).is_none());
+        let noted = answers.generation(key.repository, &key.image);
+        answers.insert(key.clone(), answer(b"new", None), noted);
+        assert!(answers.get(&key, Millis(0)).is_some());
+    }
+
+    #[test]
+    fn a_tag_is_answered_until_its_time_is_over() {
+        let answers = Answers::new();
+        let key = key("latest");
+        let noted = answers.generation(key.repository, &key.image);
+        answers.insert(key.clone(), answer(b"x", Some(10)), noted);
+        assert!(answers.get(&key, Millis(9)).is_some());
+        assert!(answers.get(&key, Millis(10)).is_none());
+    }
+}

@@ -1,0 +1,97 @@
+//! Owns the order in which a remote's origins are tried, and the pauses between.
+//! Must not know: what is asked of them.
+
+use std::time::Duration;
+
+use super::flight::Story;
+use crate::cache::Failure;
+use crate::upstream::{Kind, Upstream, UpstreamError};
+
+/// Tries of one origin without progress between them.
+const TRIES: usize = 3;
+const PAUSES: [Duration; TRIES] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
+
+/// Walks the origins: each is tried up to three times in a row, then the next mirror. Progress gives an origin
+/// its tries back, since a large blob may break often and still arrive.
+pub(super) struct Attempts<'a> {
+    origins: &'a [Upstream],
+    origin: usize,
+    tries: usize,
+    /// What the first origin said last: it is the one that was asked for, mirrors are only help.
+    verdict: Option<UpstreamError>,
+}
+
+impl<'a> Attempts<'a> {
+    pub fn new(origins: &'a [Upstream]) -> Self {
+        Self { origins, origin: 0, tries: 0, verdict: None }
+    }
+
+    /// The next origin to ask and how long to wait before, or `None` when all were tried.
+    pub fn next(&mut self) -> Option<(&'a Upstream, Duration)> {
+        if self.tries >= TRIES {
+            self.move_on();
+        }
+        let origin = self.origins.get(self.origin)?;
+        let pause = PAUSES[self.tries];
+        self.tries += 1;
+        // Up to half as much again, so that many servers do not come back in step.
+        Some((origin, pause + pause.mul_f64(fastrand::f64() / 2.0)))
+    }
+
+    /// This attempt failed.
+    pub fn failed(&mut self, error: UpstreamError) {
+        if !error.retryable() {
+            self.tries = TRIES;
+        }
+        if self.origin == 0 || self.verdict.is_none() {
+            self.verdict = Some(error);
+        }
+    }
+
+    pub fn progressed(&mut self) {
+        self.tries = 1;
+    }
+
+    /// Not this origin any more.
+    pub fn move_on(&mut self) {
+        self.origin += 1;
+        self.tries = 0;
+    }
+
+    /// What to report when all were tried.
+    pub fn into_error(self) -> Option<UpstreamError> {
+        self.verdict
+    }
+}
+
+/// What an upstream's error means to the cache.
+pub(super) fn failure(error: &UpstreamError) -> Failure {
+    match error.kind {
+        Kind::NotFound | Kind::Denied => Failure::NotFound,
+        Kind::RateLimited => {
+            let span = error.retry_after.unwrap_or(Duration::from_secs(30));
+            Failure::RateLimited { retry_after_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX) }
+        }
+        Kind::Connect
+        | Kind::Tls
+        | Kind::Timeout
+        | Kind::Broken
+        | Kind::Status5xx
+        | Kind::OwnCredentials
+        | Kind::Redirect
+        | Kind::Realm
+        | Kind::BadResponse
+        | Kind::BadResume
+        | Kind::HeadUnsupported
+        | Kind::TooLarge
+        | Kind::Slow => Failure::Transport,
+    }
+}
+
+/// What an upstream's error means to a client.
+pub(super) fn story(error: &UpstreamError) -> Story {
+    Story {
+        message: error.message.as_str().into(),
+        timed_out: matches!(error.kind, Kind::Timeout | Kind::Slow),
+    }
+}

@@ -1,0 +1,155 @@
+//! Owns the start: what lies in store and metadata is told to the coordinator, leftovers are swept, drafts
+//! are kept for who asks for them. Pulls work meanwhile.
+//! Must not know: what is done with the index afterwards.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::actor::Coordination;
+use super::drafts::Leftover;
+use super::flight::FlightKey;
+use super::model::EngineError;
+use super::shared::Shared;
+use super::sweep;
+use crate::cache::Event;
+use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
+use crate::names::Digest;
+use crate::store::{Checkpoint, Scan};
+
+/// A draft that nobody asked for again within this time goes.
+const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// What the scan of the file storage found. `true`: pushed, never evicted.
+struct Found {
+    present: Vec<(Digest, CopyRow, bool)>,
+    /// Files without a row: adopted as suspects, without links, first to be evicted.
+    adopted: Vec<(Digest, CopyRow)>,
+    /// Rows without a file.
+    missing: Vec<(Digest, CopyRow)>,
+}
+
+/// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed.
+pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
+    let mut known = HashMap::new();
+    sweep::each::<DraftRow>(shared, |id, row| {
+        known.insert(id, row);
+    })?;
+    let now = shared.clock.wall().0;
+    let oldest = now.saturating_sub(u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX));
+    let mut remove = Vec::new();
+    shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
+        Some(row) if row.created_ms >= oldest => {
+            let checkpoints = row
+                .checkpoints
+                .iter()
+                .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
+            shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
+        }
+        _ => remove.push(id),
+    })?;
+    for id in &remove {
+        shared.store.remove_draft(*id)?;
+    }
+    // Rows whose file is gone stay until something else removes them: harmless, and few.
+    if !remove.is_empty() {
+        tracing::info!(drafts = remove.len(), "removed drafts of an earlier run");
+    }
+    Ok(())
+}
+
+/// Tells the coordinator what lies here, oldest use first. In the background.
+pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) {
+    let found = match shared.read(scan).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(%error, "the file storage cannot be listed: nothing will be evicted");
+            return;
+        }
+    };
+    let Found { mut present, adopted, missing } = found;
+    note(&shared, &adopted, &missing).await;
+    tracing::info!(
+        blobs = present.len(),
+        adopted = adopted.len(),
+        missing = missing.len(),
+        "the index of the file storage is loaded"
+    );
+    present.extend(adopted.into_iter().map(|(digest, row)| (digest, row, false)));
+    present.sort_by_key(|(_, row, _)| row.last_used_ms);
+    for (digest, row, pinned) in present {
+        let event = Event::Load {
+            key: FlightKey::Content(digest),
+            upstream: row.upstream,
+            size: row.size,
+            used: row.last_used_ms,
+            pinned,
+        };
+        coordination.tell(event).await;
+    }
+    sweep::space(&shared, &coordination).await;
+    coordination.tell(Event::Loaded).await;
+    count_documents(&shared).await;
+}
+
+/// Each on the condition that nothing happened to the digest since it was looked at.
+async fn note(shared: &Shared, adopted: &[(Digest, CopyRow)], missing: &[(Digest, CopyRow)]) {
+    let adoptions = adopted.iter().map(|(digest, row)| {
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_absent::<CopyRow>(digest).put(digest, row);
+        batch
+    });
+    let losses = missing.iter().map(|(digest, row)| {
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
+        batch
+    });
+    for batch in adoptions.chain(losses) {
+        match shared.meta.apply(batch).await {
+            // Fetched, or evicted, meanwhile: that is the newer truth.
+            Ok(()) | Err(MetaError::Conflict(_)) => {}
+            Err(error) => tracing::warn!(%error, "what the start found cannot be noted"),
+        }
+    }
+}
+
+async fn count_documents(shared: &Arc<Shared>) {
+    let counted = shared
+        .read(|shared| {
+            sweep::each::<DocumentRow>(shared, |_, row| {
+                shared.sizes.document_added(row.bytes.len() as u64);
+            })
+        })
+        .await;
+    if let Err(error) = counted {
+        tracing::warn!(%error, "the documents cannot be counted");
+    }
+}
+
+fn scan(shared: &Shared) -> Result<Found, EngineError> {
+    let mut rows = HashMap::new();
+    sweep::each::<CopyRow>(shared, |digest, row| {
+        rows.insert(digest, row);
+    })?;
+    let mut pushed = HashSet::new();
+    sweep::each::<ContentRow>(shared, |digest, row| {
+        if row.pushed {
+            pushed.insert(digest);
+        }
+    })?;
+    let mut found = Found { present: Vec::new(), adopted: Vec::new(), missing: Vec::new() };
+    shared.store.scan(&mut |scanned| match scanned {
+        Scan::Blob { digest, size } => match rows.remove(&digest) {
+            Some(row) => found.present.push((digest, row, pushed.contains(&digest))),
+            None => {
+                let row = CopyRow { size, durable: false, epoch: 0, last_used_ms: 0, upstream: 0 };
+                found.adopted.push((digest, row));
+            }
+        },
+        Scan::Foreign(path) => {
+            tracing::warn!(path = %path.display(), "a file in the data directory that is not ours: left alone");
+        }
+    })?;
+    found.missing = rows.into_iter().collect();
+    Ok(found)
+}

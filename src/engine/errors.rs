@@ -1,0 +1,59 @@
+//! Owns what a refused waiter is told: from the cache's word and the flight's story to an `EngineError`.
+//! Must not know: HTTP status codes.
+
+use std::time::Duration;
+
+use super::actor::Full;
+use super::flight::Story;
+use super::model::{EngineError, ErrorKind, Verdict};
+use crate::cache::{Failure, Refusal};
+
+/// What an upstream's limit is passed on as, at most.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+impl From<Full> for EngineError {
+    fn from(_: Full) -> Self {
+        Self::new(ErrorKind::Overloaded, "the server has too many requests waiting; try again in a moment")
+            .with_retry_after(Some(Duration::from_secs(1)))
+    }
+}
+
+/// `unknown` is what an upstream's 404 means here: no such manifest, or no such blob.
+pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -> EngineError {
+    let (failure, remembered) = match why {
+        Refusal::Failed(failure) => (failure, false),
+        Refusal::Remembered(failure) => (failure, true),
+        Refusal::Late => {
+            return EngineError::new(ErrorKind::UpstreamTimeout, "the upstream did not answer in time");
+        }
+        Refusal::Bypass => (Failure::NoSpace, false),
+    };
+    let told = story.map(|story| story.message.as_ref());
+    let error = match failure {
+        Failure::NotFound => EngineError::new(unknown, told.unwrap_or("the upstream does not have it")),
+        Failure::RateLimited { retry_after_ms } => {
+            let after = Duration::from_millis(retry_after_ms).min(LONGEST_RETRY);
+            let message = told.unwrap_or("the upstream limits how often it may be asked");
+            EngineError::new(ErrorKind::TooManyRequests, message).with_retry_after(Some(after))
+        }
+        Failure::Mismatch => EngineError::new(
+            ErrorKind::UpstreamUnavailable,
+            told.unwrap_or("the upstream sent other bytes than the digest names"),
+        ),
+        Failure::Transport if story.is_some_and(|story| story.timed_out) => {
+            EngineError::new(ErrorKind::UpstreamTimeout, told.unwrap_or_default())
+        }
+        Failure::Transport => EngineError::new(
+            ErrorKind::UpstreamUnavailable,
+            told.unwrap_or("the upstream failed a moment ago; it is asked again in a few seconds"),
+        ),
+        Failure::NoSpace => EngineError::new(ErrorKind::Overloaded, "there is no space left to cache this")
+            .with_retry_after(Some(Duration::from_secs(5))),
+        Failure::Died => EngineError::new(
+            ErrorKind::Overloaded,
+            told.unwrap_or("the fetch was ended before it was complete; try again"),
+        )
+        .with_retry_after(Some(Duration::from_secs(1))),
+    };
+    if remembered { error.with_verdict(Verdict::Negative) } else { error }
+}

@@ -1,0 +1,113 @@
+//! Owns the words of a flight: its key, its source, what it brings back.
+//! Must not know: how flights are scheduled, how bytes are fetched.
+
+use std::sync::{Arc, OnceLock};
+
+use super::model::{Manifest, PageQuery};
+use crate::cache::{self, Lane};
+use crate::names::{Digest, Hasher, ImageName, MediaType, Reference, RepositoryId, Tag};
+use crate::store::Tail;
+
+/// What is fetched once, however many ask.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum FlightKey {
+    /// The bytes of a digest, whoever names it.
+    Content(Digest),
+    /// A document, within one image of one repository.
+    Pointer(Arc<Pointer>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Pointer {
+    pub source: Source,
+    pub task: Task,
+}
+
+/// What a pointer flight finds out.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Task {
+    /// Which digest a tag names now, by HEAD.
+    Resolve(Tag),
+    /// A manifest's bytes.
+    Fetch(Reference),
+    /// Whether this image may show this digest, and how large it is.
+    Prove(Digest),
+    /// Whether a file that lay here through an unclean stop still has its bytes.
+    Verify(Digest),
+    Tags(PageQuery),
+    Referrers {
+        digest: Digest,
+        query: String,
+    },
+}
+
+/// Through whom: one image of one repository.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Source {
+    pub repository: RepositoryId,
+    pub image: ImageName,
+}
+
+impl cache::Key for FlightKey {
+    fn lane(&self) -> Lane {
+        match self {
+            Self::Content(_) => Lane::Content,
+            Self::Pointer(_) => Lane::Pointer,
+        }
+    }
+}
+
+impl cache::Source for Source {
+    fn upstream(&self) -> u64 {
+        self.repository.0
+    }
+}
+
+/// What a tag names, as the upstream said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolution {
+    pub digest: Digest,
+    pub media_type: MediaType,
+    pub size: u64,
+}
+
+/// One page of a listing, as it came.
+#[derive(Clone, Debug)]
+pub(super) struct ListingPage {
+    pub bytes: bytes::Bytes,
+    pub next_query: Option<String>,
+    pub filters_applied: Option<String>,
+}
+
+/// What a pointer flight brings back, shared by all who waited.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Resolved(Resolution),
+    Fetched(Manifest),
+    /// The image has the digest; its link is noted.
+    Proven,
+    Verified(bool),
+    Page(ListingPage),
+}
+
+/// What the readers of a fill share besides the tail.
+#[derive(Clone, Debug)]
+pub(super) struct FlightTail {
+    pub tail: Tail,
+    /// Set before the tail ends when the disk filled up: where and how to go on without the cache.
+    pub salvage: Arc<OnceLock<Salvage>>,
+}
+
+/// The state of a fill that ran out of disk space at `at` bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Salvage {
+    pub at: u64,
+    pub hasher: Hasher,
+}
+
+/// A failure in words for the client, with what the upstream asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Story {
+    pub message: Arc<str>,
+    pub timed_out: bool,
+}

@@ -1,0 +1,386 @@
+//! Owns pointer flights: what a tag names, a manifest's bytes, a proof, a verification, a listing page.
+//! Must not know: who waits for the result.
+
+use std::sync::Arc;
+
+use super::actor::FillGuard;
+use super::answers::Of;
+use super::attempts::{self, Attempts};
+use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
+use super::model::{EngineError, Manifest, PageQuery, Verdict};
+use super::repository::Repository;
+use super::shared::Shared;
+use crate::cache::Failure;
+use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
+use crate::names::manifest;
+use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
+use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
+
+/// Why a pointer flight brought nothing.
+enum Ended {
+    Upstream(UpstreamError),
+    /// The bytes do not match the digest they were asked for by.
+    Mismatch(String),
+    Here(EngineError),
+}
+
+impl From<UpstreamError> for Ended {
+    fn from(error: UpstreamError) -> Self {
+        Self::Upstream(error)
+    }
+}
+
+impl From<EngineError> for Ended {
+    fn from(error: EngineError) -> Self {
+        Self::Here(error)
+    }
+}
+
+/// Does what the pointer asks, and reports it.
+pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Pointer>) {
+    let Some(repository) = shared.repositories.by_id(pointer.source.repository) else {
+        return guard.failed(Failure::NotFound, Some(told("the repository was removed meanwhile")));
+    };
+    let flight = Flight { shared, repository, source: &pointer.source };
+    let ended = match &pointer.task {
+        Task::Resolve(tag) => flight.resolve(tag).await,
+        Task::Fetch(reference) => flight.fetch(reference).await,
+        Task::Prove(digest) => flight.prove(digest).await,
+        Task::Verify(digest) => flight.verify(digest).await,
+        Task::Tags(query) => flight.tags(query).await,
+        Task::Referrers { digest, query } => flight.referrers(digest, query).await,
+    };
+    match ended {
+        Ok(outcome) => guard.done(0, Some(outcome)),
+        Err(Ended::Upstream(error)) => {
+            guard.failed(attempts::failure(&error), Some(attempts::story(&error)));
+        }
+        Err(Ended::Mismatch(message)) => guard.failed(Failure::Mismatch, Some(told(&message))),
+        Err(Ended::Here(error)) => guard.failed(Failure::Died, Some(told(&error.message))),
+    }
+}
+
+fn told(message: &str) -> Story {
+    Story { message: message.into(), timed_out: false }
+}
+
+struct Flight<'a> {
+    shared: Arc<Shared>,
+    repository: Arc<Repository>,
+    source: &'a Source,
+}
+
+impl Flight<'_> {
+    /// Which digest the tag names now. A HEAD, which Docker Hub does not count as a pull; where that does not
+    /// tell, a GET.
+    async fn resolve(&self, tag: &Tag) -> Result<Outcome, Ended> {
+        let reference = Reference::Tag(tag.clone());
+        let image = self.source.image.clone();
+        let asked = self
+            .ask("manifest_head", |origin| {
+                let (image, reference) = (image.clone(), reference.clone());
+                async move { origin.head_manifest(&image, &reference).await }
+            })
+            .await;
+        let head = match asked {
+            Ok(head) => head,
+            Err(error) if error.kind == Kind::HeadUnsupported => return self.fetch(&reference).await,
+            Err(error) => return Err(error.into()),
+        };
+        let (Some(digest), Some(media_type), Some(size)) = (head.digest, head.media_type, head.size) else {
+            return self.fetch(&reference).await;
+        };
+        let resolution = Resolution { digest, media_type, size };
+        self.confirm(tag, &resolution).await?;
+        Ok(Outcome::Resolved(resolution))
+    }
+
+    /// The tag's row follows, if what it names now lies here; else the fetch that comes next will move it.
+    async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), Ended> {
+        let (repository, image) = (self.source.repository, self.source.image.clone());
+        let link = (repository, image.clone(), resolution.digest);
+        let here = self
+            .shared
+            .read(move |shared| {
+                let linked = shared.meta.get::<LinkRow>(&link)?.is_some();
+                Ok(linked && shared.meta.get::<DocumentRow>(&link.2)?.is_some())
+            })
+            .await?;
+        if !here {
+            return Ok(());
+        }
+        let row = TagRow {
+            digest: resolution.digest,
+            media_type: resolution.media_type.to_string(),
+            checked_ms: self.shared.clock.wall().0,
+            size: resolution.size,
+            etag: None,
+        };
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.put(&(repository, image, tag.clone()), &row);
+        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        let of = Of::Manifest(Reference::Tag(tag.clone()));
+        self.shared.answers.committed(repository, &self.source.image, [of]);
+        Ok(())
+    }
+
+    /// The bytes of a manifest, checked and committed with all it names.
+    async fn fetch(&self, reference: &Reference) -> Result<Outcome, Ended> {
+        let image = self.source.image.clone();
+        let body = self
+            .ask("manifest", |origin| {
+                let (image, reference) = (image.clone(), reference.clone());
+                async move { origin.manifest(&image, &reference).await }
+            })
+            .await?;
+        self.shared.metrics.bytes_from_upstream(self.repository.name.as_str(), body.bytes.len() as u64);
+        let digest = check(reference, &body).inspect_err(|_| self.shared.metrics.digest_mismatch())?;
+        let manifest = Manifest {
+            digest,
+            media_type: body.media_type,
+            size: body.bytes.len() as u64,
+            bytes: body.bytes,
+            verdict: Verdict::Miss,
+            warning: None,
+        };
+        self.commit(reference, &manifest).await?;
+        Ok(Outcome::Fetched(manifest))
+    }
+
+    /// One batch: the document, the tag that named it, and a link for each digest that it names.
+    async fn commit(&self, reference: &Reference, manifest: &Manifest) -> Result<(), Ended> {
+        let (repository, image) = (self.source.repository, &self.source.image);
+        let now = self.shared.clock.wall().0;
+        let link = |digest: Digest| (repository, image.clone(), digest);
+        let mut batch = Batch::new(Durability::Relaxed);
+        let document = DocumentRow {
+            media_type: manifest.media_type.to_string(),
+            last_used_ms: now,
+            bytes: manifest.bytes.clone(),
+        };
+        batch.put(&manifest.digest, &document);
+        let own = LinkRow {
+            media_type: Some(manifest.media_type.to_string()),
+            size: manifest.size,
+            origin_proven: true,
+        };
+        batch.put(&link(manifest.digest), &own);
+        // What cannot be parsed is passed through all the same: only then it names nothing that we know of.
+        if let Ok(view) = manifest::parse(&manifest.bytes) {
+            for named in view.references {
+                let media_type = named.media_type.map(|media_type| media_type.to_string());
+                let row = LinkRow { media_type, size: named.size, origin_proven: false };
+                batch.put(&link(named.digest), &row);
+            }
+        }
+        let mut changed = vec![Of::Manifest(Reference::Digest(manifest.digest))];
+        for tag in self.tags_of(reference, manifest) {
+            let row = TagRow {
+                digest: manifest.digest,
+                media_type: manifest.media_type.to_string(),
+                checked_ms: now,
+                size: manifest.size,
+                etag: None,
+            };
+            batch.put(&(repository, image.clone(), tag.clone()), &row);
+            let resolution = Resolution {
+                digest: manifest.digest,
+                media_type: manifest.media_type.clone(),
+                size: manifest.size,
+            };
+            self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
+            changed.push(Of::Manifest(Reference::Tag(tag)));
+        }
+        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        self.shared.answers.committed(repository, image, changed);
+        self.shared.sizes.document_added(manifest.size);
+        Ok(())
+    }
+
+    /// The tags that now name this manifest: the one it was asked by, or those a HEAD saw a moment ago.
+    fn tags_of(&self, reference: &Reference, manifest: &Manifest) -> Vec<Tag> {
+        match reference {
+            Reference::Tag(tag) => vec![tag.clone()],
+            Reference::Digest(_) => self.shared.resolutions.tags_of(self.source, &manifest.digest),
+        }
+    }
+
+    /// Asks for one byte: some registries refuse a HEAD of a blob and answer the GET.
+    async fn prove(&self, digest: &Digest) -> Result<Outcome, Ended> {
+        let (image, digest) = (self.source.image.clone(), *digest);
+        let size = self
+            .ask("proof", |origin| {
+                let image = image.clone();
+                async move { origin.probe_blob(&image, &digest).await }
+            })
+            .await?;
+        let Some(size) = size else {
+            return Err(UpstreamError::bad_response("the upstream does not say how large the blob is").into());
+        };
+        let key = (self.source.repository, image, digest);
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.put(&key, &LinkRow { media_type: None, size, origin_proven: true });
+        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        Ok(Outcome::Proven)
+    }
+
+    /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
+    async fn verify(&self, digest: &Digest) -> Result<Outcome, Ended> {
+        let digest = *digest;
+        let row = self
+            .shared
+            .read(move |shared| {
+                let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
+                let Some(blob) = shared.store.open(&digest)? else { return Ok(None) };
+                let whole = blob.size() == copy.size && blob.hash(digest.algorithm())? == digest;
+                if !whole {
+                    tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: set aside");
+                    shared.store.quarantine(&digest)?;
+                }
+                Ok(whole.then_some(copy))
+            })
+            .await?;
+        let mut batch = Batch::new(Durability::Relaxed);
+        match &row {
+            Some(copy) => batch.put(&digest, &CopyRow { epoch: self.shared.epoch, ..copy.clone() }),
+            None => batch.delete::<CopyRow>(&digest),
+        };
+        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        Ok(Outcome::Verified(row.is_some()))
+    }
+
+    async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
+        let page = self.listing("tags", Listing::Tags, tags_query(query)).await?;
+        Ok(Outcome::Page(ListingPage {
+            bytes: page.bytes,
+            next_query: page.next_query,
+            filters_applied: None,
+        }))
+    }
+
+    /// Through the referrers API; where the upstream has none, through the tag that clients keep instead.
+    async fn referrers(&self, digest: &Digest, query: &str) -> Result<Outcome, Ended> {
+        match self.listing("referrers", Listing::Referrers(*digest), query.to_owned()).await {
+            Ok(page) => Ok(Outcome::Page(ListingPage {
+                bytes: page.bytes,
+                next_query: page.next_query,
+                filters_applied: page.filters_applied,
+            })),
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::BadResponse) => {
+                self.referrers_by_tag(digest).await
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn referrers_by_tag(&self, digest: &Digest) -> Result<Outcome, Ended> {
+        const EMPTY: &str = concat!(
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","#,
+            r#""manifests":[]}"#
+        );
+        let hex: String = digest.hex().chars().take(64).collect();
+        let tag = format!("{}-{hex}", digest.algorithm().as_str()).parse::<Tag>();
+        let reference = Reference::Tag(tag.expect("an algorithm, a hyphen and hex digits are a tag"));
+        let image = self.source.image.clone();
+        let asked = self
+            .ask("manifest", |origin| {
+                let (image, reference) = (image.clone(), reference.clone());
+                async move { origin.manifest(&image, &reference).await }
+            })
+            .await;
+        let bytes = match asked {
+            Ok(body) if body.media_type.as_str() == MediaType::OCI_INDEX => body.bytes,
+            Ok(_) => EMPTY.into(),
+            Err(error) if error.kind == Kind::NotFound => EMPTY.into(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Outcome::Page(ListingPage { bytes, next_query: None, filters_applied: None }))
+    }
+
+    async fn listing(
+        &self,
+        operation: &'static str,
+        listing: Listing,
+        query: String,
+    ) -> Result<Page, UpstreamError> {
+        let image = self.source.image.clone();
+        self.ask(operation, |origin| {
+            let (image, listing, query) = (image.clone(), listing.clone(), query.clone());
+            async move { origin.listing(&image, &listing, &query).await }
+        })
+        .await
+    }
+
+    /// Asks the origins in their order until one answers.
+    async fn ask<T, F, A>(&self, operation: &'static str, call: F) -> Result<T, UpstreamError>
+    where
+        F: Fn(Upstream) -> A,
+        A: Future<Output = Result<T, UpstreamError>>,
+    {
+        let name = self.repository.name.as_str();
+        let metrics = &self.shared.metrics;
+        let mut attempts = Attempts::new(self.repository.origins());
+        while let Some((origin, pause)) = attempts.next() {
+            tokio::time::sleep(pause).await;
+            let answer = call(origin.clone()).await;
+            let code = match &answer {
+                Ok(_) => 200,
+                Err(error) => error.status.unwrap_or(0),
+            };
+            metrics.upstream_request(name, operation, code);
+            if let Some(limit) = origin.rate_limit() {
+                metrics.ratelimit_remaining(name, limit.remaining);
+            }
+            let error = match answer {
+                Ok(answer) => {
+                    self.repository.note_health(true, self.shared.clock.now());
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if !matches!(error.kind, Kind::NotFound | Kind::Denied | Kind::HeadUnsupported) {
+                metrics.upstream_error(name, error.kind.as_str());
+                self.repository.note_health(false, self.shared.clock.now());
+                tracing::info!(repository = name, operation, upstream = origin.host_label(), %error,
+                    "an upstream did not answer well");
+            }
+            attempts.failed(error);
+        }
+        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream is configured")))
+    }
+}
+
+/// The digest of the bytes, computed: what an upstream claims is hearsay.
+fn check(reference: &Reference, body: &ManifestBody) -> Result<Digest, Ended> {
+    let claimed = match reference {
+        Reference::Digest(digest) => Some(*digest),
+        Reference::Tag(_) => body.claimed,
+    };
+    let algorithm = claimed.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let computed = Digest::of(algorithm, &body.bytes);
+    match claimed {
+        Some(claimed) if claimed != computed => Err(Ended::Mismatch(format!(
+            "the upstream sent a manifest whose digest is {computed}, not {claimed}"
+        ))),
+        _ if !is_json_object(&body.bytes) => {
+            Err(UpstreamError::bad_response("the upstream sent something that is no manifest").into())
+        }
+        _ => Ok(computed),
+    }
+}
+
+fn tags_query(query: &PageQuery) -> String {
+    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+    if let Some(n) = query.n {
+        pairs.append_pair("n", &n.to_string());
+    }
+    if let Some(last) = &query.last {
+        pairs.append_pair("last", last);
+    }
+    pairs.finish()
+}
+
+/// A captive portal answers everything with 200 and a web page.
+fn is_json_object(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+}

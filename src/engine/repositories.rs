@@ -1,0 +1,349 @@
+//! Owns the repositories there are: many readers, one writer at a time, every change in the metadata first.
+//! Must not know: HTTP, JSON, what is cached.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::model::{EngineError, ErrorKind};
+use super::repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+use crate::clock::{Clock, UnixMillis};
+use crate::meta::{
+    Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
+};
+use crate::names::{RepositoryId, RepositoryName};
+use crate::upstream::{Settings, Upstream};
+
+/// No server has more; a page of the metadata holds them all.
+const MOST: usize = 10_000;
+
+/// The repositories by name and by number.
+pub struct Repositories {
+    by_name: DashMap<RepositoryName, Arc<Repository>>,
+    by_id: DashMap<RepositoryId, Arc<Repository>>,
+    meta: Arc<dyn Meta>,
+    clock: Clock,
+    /// Held by the one change under way.
+    changing: Mutex<()>,
+    /// Numbers whose content is still to be removed.
+    retired: std::sync::Mutex<Vec<RepositoryId>>,
+}
+
+impl Repositories {
+    /// Reads all repositories.
+    pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock) -> Result<Self, EngineError> {
+        let this = Self {
+            by_name: DashMap::new(),
+            by_id: DashMap::new(),
+            meta: Arc::clone(meta),
+            clock: clock.clone(),
+            changing: Mutex::new(()),
+            retired: std::sync::Mutex::default(),
+        };
+        for (id, row) in meta.scan::<RepositoryRow>(&(), None, MOST)? {
+            if row.retired {
+                this.retire(id);
+                continue;
+            }
+            let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
+            let spec = from_row(row)?;
+            this.enter(make(id, name, spec, created, clock)?);
+        }
+        Ok(this)
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
+        let name: RepositoryName = name.parse().ok()?;
+        self.by_name.get(&name).map(|entry| Arc::clone(&entry))
+    }
+
+    pub(super) fn by_id(&self, id: RepositoryId) -> Option<Arc<Repository>> {
+        self.by_id.get(&id).map(|entry| Arc::clone(&entry))
+    }
+
+    /// The remote that `?ns=` names.
+    pub fn by_namespace(&self, namespace: &str) -> Option<Arc<Repository>> {
+        self.find(|spec| spec.upstream_namespace.as_deref() == Some(namespace))
+    }
+
+    /// The remote that answers for images without a repository.
+    pub fn default_mirror(&self) -> Option<Arc<Repository>> {
+        self.find(|spec| spec.default_mirror)
+    }
+
+    /// All, by name.
+    pub fn list(&self) -> Vec<Arc<Repository>> {
+        let mut all: Vec<_> = self.by_name.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    pub async fn create(
+        &self,
+        name: RepositoryName,
+        spec: RepositorySpec,
+    ) -> Result<Arc<Repository>, EngineError> {
+        let _one_at_a_time = self.changing.lock().await;
+        if self.by_name.contains_key(&name) {
+            let message = format!("a repository named {name} exists already");
+            return Err(EngineError::new(ErrorKind::Conflict, message));
+        }
+        self.check_unique(&name, &spec)?;
+        let (id, mut batch) = self.next_id()?;
+        let repository = make(id, name, spec, self.clock.wall(), &self.clock)?;
+        batch.put(&id, &to_row(&repository, false));
+        self.meta.apply(batch).await?;
+        Ok(self.enter(repository))
+    }
+
+    /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
+    /// loses its stored password unless the change brings one.
+    pub async fn update(
+        &self,
+        name: &RepositoryName,
+        spec: RepositorySpec,
+    ) -> Result<Arc<Repository>, EngineError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
+        self.check_unique(name, &spec)?;
+        let (spec, moved) = settle(&old, spec)?;
+        let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
+        let repository = make(id, name.clone(), spec, old.created, &self.clock)?;
+        batch.put(&id, &to_row(&repository, false));
+        if moved {
+            batch.put(&old.id, &to_row(&old, true));
+        }
+        self.meta.apply(batch).await?;
+        if moved {
+            self.by_id.remove(&old.id);
+            self.retire(old.id);
+        }
+        Ok(self.enter(repository))
+    }
+
+    /// Removes the repository; its content is unreachable at once and goes in the background.
+    pub async fn delete(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
+        if matches!(old.kind, RepositoryKind::Local) && !purge && self.has_content(&old)? {
+            let message = format!("{name} holds images; delete it with purge=true to delete them with it");
+            return Err(EngineError::new(ErrorKind::Conflict, message));
+        }
+        let mut batch = Batch::new(Durability::Durable);
+        batch.put(&old.id, &to_row(&old, true));
+        self.meta.apply(batch).await?;
+        self.by_name.remove(name);
+        self.by_id.remove(&old.id);
+        self.retire(old.id);
+        Ok(())
+    }
+
+    /// The numbers whose content is to be removed; the caller does it.
+    pub(super) fn take_retired(&self) -> Vec<RepositoryId> {
+        std::mem::take(&mut *self.retired.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn retire(&self, id: RepositoryId) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    }
+
+    fn has_content(&self, repository: &Repository) -> Result<bool, EngineError> {
+        Ok(!self.meta.scan::<crate::meta::LinkRow>(&repository.id, None, 1)?.is_empty())
+    }
+
+    fn find(&self, wanted: impl Fn(&RemoteSpec) -> bool) -> Option<Arc<Repository>> {
+        let matches = |repository: &Arc<Repository>| repository.remote().is_some_and(|r| wanted(&r.spec));
+        self.by_name.iter().map(|entry| Arc::clone(entry.value())).find(matches)
+    }
+
+    /// Two remotes cannot both answer for one namespace, or for images without a repository.
+    fn check_unique(&self, name: &RepositoryName, spec: &RepositorySpec) -> Result<(), EngineError> {
+        let RepositorySpec::Remote(spec) = spec else { return Ok(()) };
+        let taken = |other: Option<Arc<Repository>>, field: &str| match other {
+            Some(other) if other.name != *name => {
+                let message =
+                    format!("{field}: {} has this already, and only one repository can", other.name);
+                Err(EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, message))
+            }
+            _ => Ok(()),
+        };
+        if let Some(namespace) = &spec.upstream_namespace {
+            taken(self.by_namespace(namespace), "upstream_namespace")?;
+        }
+        if spec.default_mirror {
+            taken(self.default_mirror(), "default_mirror")?;
+        }
+        Ok(())
+    }
+
+    /// A number that was never given out, and the batch that marks it as given.
+    fn next_id(&self) -> Result<(RepositoryId, Batch), EngineError> {
+        let key = SettingKey::NEXT_REPOSITORY_ID;
+        let next = self.meta.get::<SettingRow>(&key)?.and_then(|row| row.value.as_u64()).unwrap_or(1);
+        let mut batch = Batch::new(Durability::Durable);
+        batch.put(&key, &SettingRow { value: (next + 1).into() });
+        Ok((RepositoryId(next), batch))
+    }
+
+    fn enter(&self, repository: Repository) -> Arc<Repository> {
+        let repository = Arc::new(repository);
+        self.by_id.insert(repository.id, Arc::clone(&repository));
+        self.by_name.insert(repository.name.clone(), Arc::clone(&repository));
+        repository
+    }
+}
+
+fn unknown(name: &RepositoryName) -> EngineError {
+    EngineError::new(ErrorKind::NameUnknown, format!("there is no repository named {name}"))
+}
+
+/// What the change amounts to, and whether it points the remote elsewhere.
+fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, bool), EngineError> {
+    match (&old.kind, spec) {
+        (RepositoryKind::Local, RepositorySpec::Local) => Ok((RepositorySpec::Local, false)),
+        (RepositoryKind::Remote(remote), RepositorySpec::Remote(mut spec)) => {
+            let moved = remote.spec.remote_url != spec.remote_url;
+            let same_user = spec.username == remote.spec.username;
+            if !moved && same_user && spec.password.is_none() && spec.password_file.is_none() {
+                spec.password.clone_from(&remote.spec.password);
+            }
+            Ok((RepositorySpec::Remote(spec), moved))
+        }
+        _ => Err(EngineError::new(
+            ErrorKind::Invalid { field: "repo_type".to_owned() },
+            "a repository cannot change between local and remote; delete it and make it anew",
+        )),
+    }
+}
+
+fn make(
+    id: RepositoryId,
+    name: RepositoryName,
+    spec: RepositorySpec,
+    created: UnixMillis,
+    clock: &Clock,
+) -> Result<Repository, EngineError> {
+    let kind = match spec {
+        RepositorySpec::Local => RepositoryKind::Local,
+        RepositorySpec::Remote(spec) => {
+            let mut origins = vec![origin(&spec, &spec.remote_url, true, clock)?];
+            for mirror in &spec.mirrors {
+                origins.push(origin(&spec, mirror, false, clock)?);
+            }
+            RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
+        }
+    };
+    Ok(Repository { id, name, kind, created })
+}
+
+/// Credentials are for `remote_url` alone; a mirror is another party.
+fn origin(spec: &RemoteSpec, base: &Url, main: bool, clock: &Clock) -> Result<Upstream, EngineError> {
+    let password = match (&spec.password, &spec.password_file) {
+        _ if !main => None,
+        (Some(password), _) => Some(password.expose().to_owned()),
+        (None, Some(path)) => Some(read_password(path)?),
+        (None, None) => None,
+    };
+    let settings = Settings {
+        username: spec.username.clone().filter(|_| main),
+        password: password.map(SecretString::from),
+        ca_file: spec.ca_file.clone(),
+        allowed_hosts: spec.allowed_hosts.clone(),
+        ..Settings::new(base.clone())
+    };
+    Upstream::new(settings, clock.clone()).map_err(|error| {
+        let field = if main { "remote_url" } else { "mirrors" };
+        EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the administrator keeps this secret in a file of their own")]
+fn read_password(path: &std::path::Path) -> Result<String, EngineError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let field = "password_file".to_owned();
+        EngineError::new(ErrorKind::Invalid { field }, format!("{}: {error}", path.display()))
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
+    let created_ms = repository.created.0;
+    let millis = |span: Duration| u64::try_from(span.as_millis()).ok();
+    let path = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
+    let empty = RepositoryRow {
+        name: repository.name.clone(),
+        repo_type: RepositoryType::Local,
+        package_type: PackageType::Docker,
+        remote_url: None,
+        username: None,
+        password: None,
+        password_file: None,
+        ca_file: None,
+        tag_ttl_ms: None,
+        negative_ttl_ms: None,
+        stale_if_error_ms: None,
+        max_size: None,
+        upstream_namespace: None,
+        default_mirror: false,
+        anonymous_pull: false,
+        allowed_hosts: Vec::new(),
+        mirrors: Vec::new(),
+        created_ms,
+        retired,
+    };
+    let Some(Remote { spec, .. }) = repository.remote() else { return empty };
+    RepositoryRow {
+        repo_type: RepositoryType::Remote,
+        remote_url: Some(spec.remote_url.to_string()),
+        username: spec.username.clone(),
+        // A retired one is only there to be cleaned up.
+        password: spec.password.as_ref().filter(|_| !retired).map(|secret| secret.expose().to_owned()),
+        password_file: spec.password_file.as_ref().map(path),
+        ca_file: spec.ca_file.as_ref().map(path),
+        tag_ttl_ms: millis(spec.tag_ttl),
+        negative_ttl_ms: millis(spec.negative_ttl),
+        stale_if_error_ms: millis(spec.stale_if_error),
+        max_size: spec.max_size,
+        upstream_namespace: spec.upstream_namespace.clone(),
+        default_mirror: spec.default_mirror,
+        anonymous_pull: spec.anonymous_pull,
+        allowed_hosts: spec.allowed_hosts.clone(),
+        mirrors: spec.mirrors.iter().map(Url::to_string).collect(),
+        ..empty
+    }
+}
+
+fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
+    if row.repo_type == RepositoryType::Local {
+        return Ok(RepositorySpec::Local);
+    }
+    let name = row.name;
+    let url = |text: &str| {
+        Url::parse(text).map_err(|error| {
+            EngineError::new(ErrorKind::Internal, format!("repository {name} has a bad address: {error}"))
+        })
+    };
+    let base = RemoteSpec::new(url(row.remote_url.as_deref().unwrap_or_default())?);
+    let span = |millis: Option<u64>, default: Duration| millis.map_or(default, Duration::from_millis);
+    let mirrors = row.mirrors.iter().map(|mirror| url(mirror)).collect::<Result<_, _>>()?;
+    Ok(RepositorySpec::Remote(Box::new(RemoteSpec {
+        username: row.username,
+        password: row.password.map(Secret::new),
+        password_file: row.password_file.map(Into::into),
+        ca_file: row.ca_file.map(Into::into),
+        tag_ttl: span(row.tag_ttl_ms, RemoteSpec::TAG_TTL),
+        negative_ttl: span(row.negative_ttl_ms, RemoteSpec::NEGATIVE_TTL),
+        stale_if_error: span(row.stale_if_error_ms, RemoteSpec::STALE_IF_ERROR),
+        max_size: row.max_size,
+        upstream_namespace: row.upstream_namespace,
+        default_mirror: row.default_mirror,
+        anonymous_pull: row.anonymous_pull,
+        allowed_hosts: row.allowed_hosts,
+        mirrors,
+        ..base
+    })))
+}

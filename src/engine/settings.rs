@@ -1,0 +1,64 @@
+//! Owns the limits that the engine works within.
+//! Must not know: where they were configured.
+
+use std::time::Duration;
+
+/// How much cached content may lie here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxSize {
+    Bytes(u64),
+    /// Of the file system's size.
+    Percent(u8),
+}
+
+/// The engine's limits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub max_size: MaxSize,
+    /// Bytes of the file system that stay free, whatever `max_size` says. `None`: 5 GiB, or a twentieth of a
+    /// smaller file system.
+    pub min_free: Option<u64>,
+    /// Bytes of manifests of remotes; the least recently used go first.
+    pub document_cap: u64,
+    /// How long a stop waits for fills to put down their drafts.
+    pub stop_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_size: MaxSize::Percent(80),
+            min_free: None,
+            document_cap: 1 << 30,
+            stop_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Settings {
+    /// Bytes of cached content that may lie here now: no more than `max_size`, and no more than leaves
+    /// `min_free` to others.
+    pub fn limit(&self, cached: u64, free: u64, total: u64) -> u64 {
+        let wished = match self.max_size {
+            MaxSize::Bytes(bytes) => bytes,
+            MaxSize::Percent(percent) => total / 100 * u64::from(percent),
+        };
+        let keep_free = self.min_free.unwrap_or_else(|| (5 << 30).min(total / 20));
+        wished.min((cached + free).saturating_sub(keep_free))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_leaves_room_for_others() {
+        let settings = Settings { max_size: MaxSize::Bytes(80), min_free: Some(10), ..Settings::default() };
+        assert_eq!(settings.limit(0, 1_000, 1_000), 80);
+        assert_eq!(settings.limit(50, 20, 1_000), 60);
+        assert_eq!(settings.limit(0, 5, 1_000), 0);
+        let share = Settings { max_size: MaxSize::Percent(80), ..settings };
+        assert_eq!(share.limit(0, 1_000, 1_000), 800);
+    }
+}

@@ -1,0 +1,172 @@
+//! Owns what every task of the engine holds: store, metadata, repositories, clock, and the tasks themselves.
+//! Must not know: what the tasks do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+
+use super::answers::Answers;
+use super::drafts::Drafts;
+use super::model::{EngineError, ErrorKind};
+use super::repositories::Repositories;
+use super::resolutions::Resolutions;
+use super::settings::Settings;
+use super::sweep::Sizes;
+use super::touched::Touched;
+use crate::clock::Clock;
+use crate::meta::{Meta, MetaError};
+use crate::store::{DraftId, Store};
+use crate::telemetry::Metrics;
+
+/// How many requests at once may fetch past the cache when the disk is full.
+const BYPASS: usize = 32;
+
+pub(super) struct Shared {
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub meta: Arc<dyn Meta>,
+    pub metrics: Arc<Metrics>,
+    pub repositories: Repositories,
+    pub answers: Answers,
+    pub drafts: Drafts,
+    pub resolutions: Resolutions,
+    pub touched: Touched,
+    pub sizes: Sizes,
+    pub settings: Settings,
+    pub tasks: Tasks,
+    pub bypass: Arc<Semaphore>,
+    /// The number of this run.
+    pub epoch: u64,
+    /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
+    pub trusted_since: u64,
+    draft_numbers: AtomicU64,
+}
+
+/// What `Shared` is made of besides the parts it makes itself.
+pub(super) struct Parts {
+    pub clock: Clock,
+    pub store: Arc<dyn Store>,
+    pub meta: Arc<dyn Meta>,
+    pub metrics: Arc<Metrics>,
+    pub repositories: Repositories,
+    pub settings: Settings,
+    pub epoch: u64,
+    pub trusted_since: u64,
+}
+
+impl Shared {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            answers: Answers::new(),
+            drafts: Drafts::default(),
+            resolutions: Resolutions::new(),
+            touched: Touched::default(),
+            sizes: Sizes::default(),
+            tasks: Tasks::default(),
+            bypass: Arc::new(Semaphore::new(BYPASS)),
+            // Never a number of an earlier run: its drafts may still lie here.
+            draft_numbers: AtomicU64::new(parts.epoch << 32),
+            clock: parts.clock,
+            store: parts.store,
+            meta: parts.meta,
+            metrics: parts.metrics,
+            repositories: parts.repositories,
+            settings: parts.settings,
+            epoch: parts.epoch,
+            trusted_since: parts.trusted_since,
+        }
+    }
+
+    /// Runs reads of metadata and files off the async workers.
+    pub async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
+    {
+        let shared = Arc::clone(self);
+        let answer = tokio::task::spawn_blocking(move || read(&shared)).await;
+        answer.unwrap_or_else(|panic| {
+            tracing::error!(%panic, "a read of the metadata panicked");
+            Err(EngineError::new(ErrorKind::Internal, "the metadata could not be read"))
+        })
+    }
+
+    pub fn next_draft(&self) -> DraftId {
+        DraftId(self.draft_numbers.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl From<MetaError> for EngineError {
+    fn from(error: MetaError) -> Self {
+        match error {
+            MetaError::Conflict(_) => Self::new(ErrorKind::Conflict, "somebody else changed this meanwhile"),
+            MetaError::Closed => Self::new(ErrorKind::Overloaded, "the server is stopping"),
+            other => {
+                tracing::error!(error = %other, "the metadata store failed");
+                Self::new(ErrorKind::Overloaded, "the metadata store cannot be used right now")
+                    .with_retry_after(Some(Duration::from_secs(5)))
+            }
+        }
+    }
+}
+
+impl From<std::io::Error> for EngineError {
+    fn from(error: std::io::Error) -> Self {
+        tracing::error!(%error, "the file storage failed");
+        Self::new(ErrorKind::Internal, "the file storage could not be read")
+    }
+}
+
+/// The engine's tasks: nothing runs that is not registered here.
+#[derive(Clone, Default)]
+pub(super) struct Tasks {
+    jobs: TaskTracker,
+    stop: CancellationToken,
+    halt: CancellationToken,
+}
+
+impl Tasks {
+    #[expect(clippy::disallowed_methods, reason = "this is the one owner of the engine's tasks")]
+    pub fn spawn<F>(&self, job: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(self.jobs.track_future(job));
+    }
+
+    /// The actor outlives the jobs, which report to it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one owner of the engine's tasks")]
+    pub fn spawn_last<F>(&self, job: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        tokio::spawn(job);
+    }
+
+    /// Completes when jobs should put down their work where it can be taken up again.
+    pub fn stopping(&self) -> WaitForCancellationFutureOwned {
+        self.stop.clone().cancelled_owned()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Completes when nobody reports any more.
+    pub fn halted(&self) -> WaitForCancellationFutureOwned {
+        self.halt.clone().cancelled_owned()
+    }
+
+    /// Asks all jobs to end and waits for them, at most `grace`. Answers whether all did.
+    pub async fn end(&self, grace: Duration) -> bool {
+        self.stop.cancel();
+        self.jobs.close();
+        let ended = tokio::time::timeout(grace, self.jobs.wait()).await.is_ok();
+        self.halt.cancel();
+        ended
+    }
+}

@@ -1,0 +1,317 @@
+//! Owns the envelope of every request: its id, the checks of its head, one log line, the metrics, and the guard
+//! against a panic. Must not know: what is asked, and what a registry is.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body::Body;
+use ipnet::IpNet;
+
+use super::body::{ResponseBody, Witness};
+use super::caller::{Caller, HostFault, Peer, X_REQUEST_ID};
+use crate::clock::{Clock, Millis};
+use crate::engine::Verdict;
+use crate::reply::{Content, Note, Reply};
+use crate::telemetry::Metrics;
+
+/// Longest text in a log line that a client chose.
+const LONGEST_FIELD: usize = 1024;
+/// What the log says where the client left before there was a head: nginx says the same.
+const CLIENT_LEFT: u16 = 499;
+
+/// A request whose head was found in order.
+#[derive(Debug)]
+pub struct Arrival<B> {
+    pub parts: Parts,
+    pub body: B,
+    pub caller: Caller,
+}
+
+/// What is put around every request.
+#[derive(Debug)]
+pub struct Envelope {
+    pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Envelope {
+    /// Answers a request through `handler`. Dropped half-way, when the client has gone, it still writes its line.
+    pub async fn answer<B, H, F>(
+        &self,
+        request: Request<B>,
+        peer: Peer,
+        handler: H,
+    ) -> Response<ResponseBody<Line>>
+    where
+        B: Body,
+        H: FnOnce(Arrival<B>) -> F,
+        F: Future<Output = Reply>,
+    {
+        let (parts, body) = request.into_parts();
+        let is_head = parts.method == Method::HEAD;
+        let mut line = Line::new(self, peer, &parts);
+        let caller = Caller::read(&parts, peer, &self.trusted_proxies).map_err(HeadFault::from);
+        let reply = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
+            Ok(caller) => {
+                line.recognise(&caller);
+                let handled = guarded(handler(Arrival { parts, body, caller })).await;
+                handled.unwrap_or_else(|Panicked| panic_reply(&line.request_id))
+            }
+            Err(fault) => rejected(&fault),
+        };
+        self.send(reply, line, is_head)
+    }
+
+    fn send(&self, mut reply: Reply, mut line: Line, is_head: bool) -> Response<ResponseBody<Line>> {
+        if let Content::Bytes(bytes) = &reply.content {
+            reply.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
+        }
+        if matches!(reply.content, Content::Blob(_)) && announced(&reply).is_none() {
+            tracing::error!(req_id = %line.request_id, "a blob without a length would never be known to be whole");
+            reply = internal_error(&line.request_id).with_note(reply.note);
+        }
+        line.head(&reply);
+        let length = announced(&reply);
+        let request_id = HeaderValue::from_str(&line.request_id).ok();
+        let body = match (reply.content, length) {
+            _ if is_head => ResponseBody::empty(line),
+            (Content::Blob(reader), Some(length)) => ResponseBody::blob(reader, length, &self.metrics, line),
+            (Content::Bytes(bytes), _) => ResponseBody::bytes(bytes, line),
+            (Content::Empty | Content::Blob(_), _) => ResponseBody::empty(line),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = reply.status;
+        *response.headers_mut() = reply.headers;
+        if let Some(request_id) = request_id {
+            response.headers_mut().insert(X_REQUEST_ID, request_id);
+        }
+        response
+    }
+}
+
+/// The `Content-Length` that a reply announces.
+fn announced(reply: &Reply) -> Option<u64> {
+    reply.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A head that a front and we might understand differently.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum HeadFault {
+    #[error(transparent)]
+    Host(#[from] HostFault),
+    #[error("{0} is not served")]
+    Method(Method),
+    #[error("chunked is the only transfer coding that is served")]
+    Coding,
+    #[error("a GET or HEAD has no body")]
+    Body,
+}
+
+fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
+    if matches!(parts.method, Method::TRACE | Method::CONNECT) {
+        return Err(HeadFault::Method(parts.method.clone()));
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(HeadFault::Coding);
+    }
+    if matches!(parts.method, Method::GET | Method::HEAD) && !body.is_end_stream() {
+        return Err(HeadFault::Body);
+    }
+    Ok(())
+}
+
+/// The connection is closed as well: where its next request begins is no longer sure.
+fn rejected(fault: &HeadFault) -> Reply {
+    let (status, code, action) = match fault {
+        HeadFault::Host(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.host"),
+        HeadFault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "reject.method"),
+        HeadFault::Coding => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.coding"),
+        HeadFault::Body => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.body"),
+    };
+    let mut reply = Reply::error(status, code, &fault.to_string(), None);
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        reply = reply.with_header(ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE");
+    }
+    closing(reply.with_note(Note::of(action)))
+}
+
+/// The connection ends with this answer.
+pub fn closing(reply: Reply) -> Reply {
+    reply.with_header(CONNECTION, "close")
+}
+
+fn internal_error(request_id: &str) -> Reply {
+    let message = "an internal error; the log tells more under this request id";
+    let detail = serde_json::json!({ "request_id": request_id });
+    Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN", message, Some(detail))
+}
+
+fn panic_reply(request_id: &str) -> Reply {
+    tracing::error!(req_id = %request_id, "a request made its handler panic");
+    internal_error(request_id).with_note(Note::of("panic"))
+}
+
+/// The handler panicked; the panic hook has said where.
+#[derive(Debug)]
+struct Panicked;
+
+/// A panic ends this request, not the connection's task with the requests that wait behind it.
+async fn guarded<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
+}
+
+/// The log line of a request, written when this is dropped: at the end of the body, or when the client left.
+#[derive(Debug)]
+pub struct Line {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    start: Millis,
+    peer: Peer,
+    client: Option<IpAddr>,
+    method: Method,
+    uri: Uri,
+    agent: Option<HeaderValue>,
+    request_id: String,
+    note: Note,
+    /// `None` until there is a head.
+    status: Option<StatusCode>,
+    first_byte: Option<Millis>,
+    bytes: u64,
+    complete: bool,
+}
+
+impl Line {
+    fn new(envelope: &Envelope, peer: Peer, parts: &Parts) -> Self {
+        Self {
+            metrics: envelope.metrics.clone(),
+            clock: envelope.clock.clone(),
+            start: envelope.clock.now(),
+            peer,
+            client: peer.address(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            agent: parts.headers.get(USER_AGENT).cloned(),
+            request_id: super::caller::new_request_id(),
+            note: Note::default(),
+            status: None,
+            first_byte: None,
+            bytes: 0,
+            complete: false,
+        }
+    }
+
+    fn recognise(&mut self, caller: &Caller) {
+        self.client = caller.client;
+        self.request_id.clone_from(&caller.request_id);
+    }
+
+    fn head(&mut self, reply: &Reply) {
+        self.status = Some(reply.status);
+        self.note = reply.note.clone();
+    }
+
+    fn write(&self) {
+        let now = self.clock.now();
+        let client = self.client.map_or_else(|| self.peer.to_string(), |address| address.to_string());
+        let agent = self.agent.as_ref().map(|agent| clean(agent.as_bytes()));
+        tracing::info!(
+            target: "access",
+            req_id = %self.request_id,
+            client,
+            method = %clean(self.method.as_str().as_bytes()),
+            // The path alone: a query may carry a signature.
+            path = %clean(self.uri.path().as_bytes()),
+            status = self.code(),
+            bytes = self.bytes,
+            dur_ms = millis(now, self.start),
+            ttfb_ms = self.first_byte.map(|first| millis(first, self.start)),
+            action = (!self.note.action.is_empty()).then_some(self.note.action),
+            repository = self.note.repository.as_ref().map(|name| name.as_str()),
+            image = self.note.image.as_ref().map(|name| name.as_str()),
+            reference = self.note.reference.as_deref(),
+            cache = self.note.verdict.map(Verdict::as_str),
+            aborted = (!self.complete).then_some(true),
+            user_agent = agent,
+        );
+    }
+
+    fn code(&self) -> u16 {
+        self.status.map_or(CLIENT_LEFT, |status| status.as_u16())
+    }
+}
+
+impl Witness for Line {
+    fn sent(&mut self, bytes: usize) {
+        if self.first_byte.is_none() {
+            self.first_byte = Some(self.clock.now());
+        }
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+    }
+
+    fn complete(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if tracing::enabled!(target: "access", tracing::Level::INFO) {
+            self.write();
+        }
+        record(&self.metrics, &self.note, self.code(), self.bytes);
+    }
+}
+
+/// All that a request counts.
+fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
+    let repository = note.repository.as_ref().map_or("-", |name| name.as_str());
+    let action = if note.action.is_empty() { "other" } else { note.action };
+    metrics.request(repository, action, code);
+    metrics.bytes_to_clients(repository, bytes);
+    let Some(verdict) = note.verdict else {
+        return;
+    };
+    let kind = action.split('.').next().unwrap_or(action);
+    metrics.verdict(repository, kind, verdict.as_str());
+    match verdict {
+        // These bytes the upstream did not send for this client.
+        Verdict::Hit | Verdict::Joined | Verdict::Stale | Verdict::Revalidated => {
+            metrics.bytes_saved(repository, bytes);
+        }
+        Verdict::Miss | Verdict::Negative | Verdict::Bypass | Verdict::Local => {}
+    }
+}
+
+fn millis(later: Millis, earlier: Millis) -> u64 {
+    later.0.saturating_sub(earlier.0)
+}
+
+/// One line of printable ASCII, cut: what a client chose can neither forge a line nor colour a terminal.
+fn clean(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for byte in bytes {
+        let escaped = std::ascii::escape_default(*byte);
+        if out.len() + escaped.len() > LONGEST_FIELD {
+            break;
+        }
+        out.extend(escaped.map(char::from));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

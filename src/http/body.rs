@@ -1,0 +1,402 @@
+//! Owns bodies: how an answer's bytes go out, piece by piece, and how a request's come in, at a pace.
+//! Must not know: what the bytes are, and the sockets.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::time::Sleep;
+
+use crate::clock::{Clock, Millis};
+use crate::engine::Reader;
+use crate::telemetry::{Held, Metrics};
+
+/// What all open bodies together may hold.
+const POOL: usize = 32 << 20;
+const SMALLEST_CHUNK: usize = 16 << 10;
+const LARGEST_CHUNK: usize = 256 << 10;
+
+/// The more bodies, the smaller the pieces.
+fn chunk(open_bodies: u64) -> usize {
+    let share = (POOL as u64) / open_bodies.max(1);
+    usize::try_from(share).unwrap_or(LARGEST_CHUNK).clamp(SMALLEST_CHUNK, LARGEST_CHUNK)
+}
+
+/// Reads a blob in order. The engine's reader is one; tests have theirs.
+pub trait Source: Send + Unpin + 'static {
+    /// `None` is the complete end; an error breaks the body.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>>;
+}
+
+impl Source for Reader {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
+        self.poll_chunk(cx, max)
+    }
+}
+
+/// Told how a body fares. Dropped with the body, and so the one to say how it ended.
+pub trait Witness: Send + Unpin + 'static {
+    fn sent(&mut self, bytes: usize);
+    /// All that was announced has been handed over.
+    fn complete(&mut self);
+}
+
+/// The body of every answer.
+#[derive(Debug)]
+pub struct ResponseBody<W, S = Reader> {
+    content: Outgoing<S>,
+    witness: W,
+}
+
+/// One blob on its way; counted as long as it lives.
+#[derive(Debug)]
+struct Open {
+    metrics: Arc<Metrics>,
+    _held: Held,
+}
+
+#[derive(Debug)]
+enum Outgoing<S> {
+    Nothing,
+    Bytes(Bytes),
+    Blob { source: S, left: u64, open: Open },
+}
+
+impl<W: Witness, S: Source> ResponseBody<W, S> {
+    pub fn empty(mut witness: W) -> Self {
+        witness.complete();
+        Self { content: Outgoing::Nothing, witness }
+    }
+
+    pub fn bytes(bytes: Bytes, witness: W) -> Self {
+        if bytes.is_empty() {
+            Self::empty(witness)
+        } else {
+            Self { content: Outgoing::Bytes(bytes), witness }
+        }
+    }
+
+    /// Exactly `length` bytes of `source`. Fewer are an error, which breaks the connection: an answer that
+    /// looks whole and is not would be kept by clients for ever.
+    pub fn blob(source: S, length: u64, metrics: &Arc<Metrics>, witness: W) -> Self {
+        if length == 0 {
+            return Self::empty(witness);
+        }
+        let open = Open { metrics: metrics.clone(), _held: metrics.body() };
+        Self { content: Outgoing::Blob { source, left: length, open }, witness }
+    }
+
+    fn hand_over(&mut self, bytes: Bytes, is_last: bool) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.witness.sent(bytes.len());
+        if is_last {
+            self.content = Outgoing::Nothing;
+            self.witness.complete();
+        }
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
+    }
+}
+
+impl<W: Witness, S: Source> Body for ResponseBody<W, S> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let this = &mut *self;
+        match &mut this.content {
+            Outgoing::Nothing => Poll::Ready(None),
+            Outgoing::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                this.hand_over(bytes, true)
+            }
+            Outgoing::Blob { source, left, open } => {
+                let max = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk(open.metrics.open_bodies()));
+                let bytes = match ready!(source.poll_chunk(cx, max)) {
+                    Some(Ok(bytes)) => bytes,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(Some(Err(short(*left)))),
+                };
+                let Some(rest) = left.checked_sub(bytes.len() as u64) else {
+                    return Poll::Ready(Some(Err(io::Error::other("the blob goes on after its end"))));
+                };
+                *left = rest;
+                this.hand_over(bytes, rest == 0)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Outgoing::Nothing)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(match &self.content {
+            Outgoing::Nothing => 0,
+            Outgoing::Bytes(bytes) => bytes.len() as u64,
+            Outgoing::Blob { left, .. } => *left,
+        })
+    }
+}
+
+fn short(left: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the blob ended {left} bytes early"))
+}
+
+/// The slowest pace at which a request's body may come.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub bytes: u64,
+    /// In this much time spent waiting for the client.
+    pub window: Duration,
+}
+
+impl Default for Pace {
+    /// 1 KiB/s over half a minute.
+    fn default() -> Self {
+        Self { bytes: 30 * 1024, window: Duration::from_secs(30) }
+    }
+}
+
+/// Why a request's body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyFault {
+    #[error("the body is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("the body comes too slowly")]
+    TooSlow,
+    #[error("the body broke off")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A request's body that must not come too slowly. Only the time counts in which we wait for the client.
+#[derive(Debug)]
+pub struct Paced<B> {
+    body: B,
+    pace: Pace,
+    clock: Clock,
+    /// Came since the count was last cleared.
+    bytes: u64,
+    waited: Duration,
+    waiting: Option<(Millis, Pin<Box<Sleep>>)>,
+}
+
+impl<B> Paced<B> {
+    pub fn new(body: B, pace: Pace, clock: Clock) -> Self {
+        Self { body, pace, clock, bytes: 0, waited: Duration::ZERO, waiting: None }
+    }
+
+    /// Something came after a wait. A window that held enough begins anew.
+    fn came(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if let Some((since, _)) = self.waiting.take() {
+            self.waited += self.clock.now().since(since);
+        }
+        if self.bytes >= self.pace.bytes {
+            self.bytes = 0;
+            self.waited = Duration::ZERO;
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.pace.window.saturating_sub(self.waited);
+        let (_, sleep) =
+            self.waiting.get_or_insert_with(|| (self.clock.now(), Box::pin(tokio::time::sleep(left))));
+        sleep.as_mut().poll(cx)
+    }
+}
+
+impl<B> Body for Paced<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.came(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyFault::Broken(error.into())))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                ready!(self.poll_patience(cx));
+                Poll::Ready(Some(Err(BodyFault::TooSlow)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Reads a small body whole. One that says beforehand that it is too long is not read at all.
+pub async fn collect<B>(mut body: B, most: usize) -> Result<Bytes, BodyFault>
+where
+    B: Body<Data = Bytes, Error = BodyFault> + Unpin,
+{
+    if body.size_hint().lower() > most as u64 {
+        return Err(BodyFault::TooLong(most));
+    }
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(bytes) = frame?.into_data() {
+            if bytes.len() > most - whole.len() {
+                return Err(BodyFault::TooLong(most));
+            }
+            whole.extend_from_slice(&bytes);
+        }
+    }
+    Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// Gives its pieces, then its end.
+    struct Script(VecDeque<Option<io::Result<Bytes>>>);
+
+    impl Source for Script {
+        fn poll_chunk(&mut self, _: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
+            match self.0.pop_front() {
+                Some(Some(Ok(bytes))) if bytes.len() > max => panic!("more was given than asked for"),
+                Some(step) => Poll::Ready(step),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Tally {
+        bytes: Arc<AtomicUsize>,
+        complete: Arc<AtomicUsize>,
+    }
+
+    impl Witness for Tally {
+        fn sent(&mut self, bytes: usize) {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        fn complete(&mut self) {
+            self.complete.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn piece(bytes: &'static [u8]) -> Option<io::Result<Bytes>> {
+        Some(Ok(Bytes::from_static(bytes)))
+    }
+
+    async fn drain(
+        steps: Vec<Option<io::Result<Bytes>>>,
+        length: u64,
+    ) -> (Vec<u8>, Option<io::ErrorKind>, usize, usize) {
+        let tally = Tally::default();
+        let (bytes, complete) = (tally.bytes.clone(), tally.complete.clone());
+        let mut body = ResponseBody::blob(Script(steps.into()), length, &Metrics::new(), tally);
+        let mut got = Vec::new();
+        let mut error = None;
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => got.extend_from_slice(frame.data_ref().expect("data")),
+                Err(fault) => {
+                    error = Some(fault.kind());
+                    break;
+                }
+            }
+        }
+        (got, error, bytes.load(Ordering::Relaxed), complete.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_blob_goes_out_whole_and_is_reported_once() {
+        let outcome = drain(vec![piece(b"ab"), piece(b"c")], 3).await;
+        assert_eq!(outcome, (b"abc".to_vec(), None, 3, 1));
+        let outcome = drain(vec![], 0).await;
+        assert_eq!(outcome, (Vec::new(), None, 0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_blob_that_ends_early_or_breaks_is_an_error_and_never_complete() {
+        let outcome = drain(vec![piece(b"ab"), None], 3).await;
+        assert_eq!(outcome, (b"ab".to_vec(), Some(io::ErrorKind::UnexpectedEof), 2, 0));
+        let broken = Some(Err(io::Error::from(io::ErrorKind::ConnectionReset)));
+        let outcome = drain(vec![piece(b"ab"), broken], 3).await;
+        assert_eq!(outcome, (b"ab".to_vec(), Some(io::ErrorKind::ConnectionReset), 2, 0));
+    }
+
+    #[test]
+    fn pieces_shrink_as_bodies_grow_in_number() {
+        let sizes = [0, 1, 128, 500, 2048, 100_000].map(chunk);
+        assert_eq!(
+            sizes,
+            [LARGEST_CHUNK, LARGEST_CHUNK, LARGEST_CHUNK, POOL / 500, SMALLEST_CHUNK, SMALLEST_CHUNK]
+        );
+    }
+
+    /// A body that gives one byte after each pause, without end.
+    struct Drip(Duration, Pin<Box<Sleep>>);
+
+    impl Body for Drip {
+        type Data = Bytes;
+        type Error = io::Error;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            ready!(self.1.as_mut().poll(cx));
+            self.1 = Box::pin(tokio::time::sleep(self.0));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; 64])))))
+        }
+    }
+
+    fn drip(pause: Duration) -> Paced<Drip> {
+        Paced::new(Drip(pause, Box::pin(tokio::time::sleep(pause))), Pace::default(), Clock::new())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_below_the_pace_is_given_up_after_the_window() {
+        let clock = Clock::new();
+        let outcome = collect(drip(Duration::from_secs(1)), 1 << 20).await;
+        assert!(matches!(outcome, Err(BodyFault::TooSlow)));
+        let passed = clock.now().since(Millis::default());
+        assert!((30..32).contains(&passed.as_secs()), "{passed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_but_steady_body_is_taken() {
+        // 64 bytes each 40 ms are 1.6 KiB/s: a MiB takes eleven minutes.
+        let outcome = collect(drip(Duration::from_millis(40)), 1 << 20).await;
+        assert!(matches!(outcome, Err(BodyFault::TooLong(_))));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused() {
+        let paced = |bytes: &'static [u8]| {
+            Paced::new(Full::new(Bytes::from_static(bytes)), Pace::default(), Clock::new())
+        };
+        assert_eq!(collect(paced(b"abc"), 3).await.expect("fits"), "abc");
+        assert!(matches!(collect(paced(b"abcd"), 3).await, Err(BodyFault::TooLong(3))));
+    }
+}

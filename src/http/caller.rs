@@ -1,0 +1,282 @@
+//! Owns who sends a request and under which name this server was reached. What a proxy says counts only where
+//! the proxy is trusted. Must not know: what is asked, and who may do what.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{HeaderMap, HeaderName};
+use http::request::Parts;
+use http::uri::Authority;
+use ipnet::IpNet;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A name of 253 characters, a final dot, and a port.
+const LONGEST_HOST: usize = 260;
+
+/// Any of these shows that a proxy stands between, trusted or not.
+const TRACES_OF_A_PROXY: [&str; 7] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    /// The socket in the data directory: only this server's own user can open it.
+    Admin,
+}
+
+impl Peer {
+    /// The address, with an IPv4 address in its own form even on a socket of both.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(socket) => Some(socket.ip().to_canonical()),
+            Self::Admin => None,
+        }
+    }
+
+    /// A program on this machine; it may still be a proxy.
+    pub fn is_loopback(self) -> bool {
+        self.address().is_none_or(|address| address.is_loopback())
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address() {
+            Some(address) => address.fmt(f),
+            None => f.write_str("admin-socket"),
+        }
+    }
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub peer: Peer,
+    /// The client's own address, as far as trusted proxies tell; `None` on the admin socket.
+    pub client: Option<IpAddr>,
+    /// The host that the client named, with its port.
+    pub host: String,
+    /// `X-Forwarded-Prefix` of a trusted proxy, without a slash at its end.
+    pub prefix: Option<String>,
+    /// From this machine, and no proxy has left a trace.
+    pub direct: bool,
+    pub request_id: String,
+}
+
+/// Why a request's host cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostFault {
+    #[error("a request needs exactly one Host header")]
+    NotOne,
+    #[error("the Host header is no host name with an optional port")]
+    Malformed,
+    #[error("the request target names another host than the Host header")]
+    Contradiction,
+}
+
+impl Caller {
+    /// Reads the head of a request.
+    pub fn read(parts: &Parts, peer: Peer, trusted: &[IpNet]) -> Result<Self, HostFault> {
+        let headers = &parts.headers;
+        let own_host = host(parts)?;
+        let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
+        let by_proxy = peer.address().is_some_and(trusts);
+        let forwarded = |name: HeaderName| if by_proxy { only(headers, &name) } else { None };
+        let client = match peer.address() {
+            Some(address) if by_proxy => Some(client(headers, address, trusts)),
+            address => address,
+        };
+        let host = match forwarded(X_FORWARDED_HOST) {
+            Some(text) => checked_host(text)?,
+            None => own_host,
+        };
+        Ok(Self {
+            peer,
+            client,
+            host: host.to_owned(),
+            prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
+            direct: peer.is_loopback() && !TRACES_OF_A_PROXY.iter().any(|name| headers.contains_key(*name)),
+            request_id: request_id(forwarded(X_REQUEST_ID)),
+        })
+    }
+}
+
+/// The value of a header that stands there once, as text.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
+    }
+}
+
+fn host(parts: &Parts) -> Result<&str, HostFault> {
+    let host = checked_host(only(&parts.headers, &http::header::HOST).ok_or(HostFault::NotOne)?)?;
+    match parts.uri.authority() {
+        Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => Err(HostFault::Contradiction),
+        _ => Ok(host),
+    }
+}
+
+fn checked_host(text: &str) -> Result<&str, HostFault> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    let shaped = text.parse::<Authority>().is_ok_and(|authority| {
+        let port = text.strip_prefix(authority.host()).unwrap_or_default();
+        !authority.host().is_empty() && (port.is_empty() || authority.port_u16().is_some())
+    });
+    if shaped && text.len() <= LONGEST_HOST && text.bytes().all(legal) {
+        Ok(text)
+    } else {
+        Err(HostFault::Malformed)
+    }
+}
+
+/// The last address of the chain that no trusted proxy has; each proxy adds the one that it saw.
+fn client(headers: &HeaderMap, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+    let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let mut known = peer;
+    for hop in hops.iter().rev() {
+        let Ok(address) = hop.parse::<IpAddr>() else {
+            break;
+        };
+        known = address.to_canonical();
+        if !trusts(known) {
+            break;
+        }
+    }
+    known
+}
+
+/// A path that can stand before ours: empty, or `/a/b`. Anything else would make a link lead elsewhere.
+fn prefix(text: &str) -> Option<&str> {
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    let shaped = text.is_empty() || text.starts_with('/');
+    let climbs = text.contains("//") || text.split('/').any(|part| part == "." || part == "..");
+    (shaped && !climbs && text.bytes().all(legal)).then_some(text)
+}
+
+/// The proxy's own id where it is a plain word, else a new one.
+fn request_id(given: Option<&str>) -> String {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match given.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(legal)) {
+        Some(id) => id.to_owned(),
+        None => new_request_id(),
+    }
+}
+
+/// 128 random bits. No secret: it only has to be found again in the log.
+pub fn new_request_id() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR: &str = "127.0.0.1:5000";
+    const FAR: &str = "192.0.2.7:5000";
+
+    fn read(peer: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Caller, HostFault> {
+        let mut request = http::Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).expect("a request").into_parts();
+        let trusted = ["10.0.0.0/8".parse().expect("a net"), "::1/128".parse().expect("a net")];
+        Caller::read(&parts, Peer::Tcp(peer.parse().expect("an address")), &trusted)
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_no_other() {
+        for host in ["a.b", "a.b:80", "localhost:8081", "[::1]:80", "a_b", "127.0.0.1"] {
+            assert_eq!(read(NEAR, "/", &[("host", host)]).map(|c| c.host).as_deref(), Ok(host));
+        }
+        for host in ["", "h/../x?y#z", "a@b", "a b", "a:b", "a,b", "a\u{e9}", ":80", "[::1"] {
+            assert!(read(NEAR, "/", &[("host", host)]).is_err(), "{host}");
+        }
+        assert_eq!(read(NEAR, "/", &[]).err(), Some(HostFault::NotOne));
+        assert_eq!(read(NEAR, "/", &[("host", "a"), ("host", "a")]).err(), Some(HostFault::NotOne));
+        assert!(read(NEAR, "http://a:80/v2/", &[("host", "A:80")]).is_ok());
+        let other = read(NEAR, "http://b/v2/", &[("host", "a")]);
+        assert_eq!(other.err(), Some(HostFault::Contradiction));
+    }
+
+    const SPOOFED: [(&str, &str); 5] = [
+        ("host", "real"),
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-host", "forged"),
+        ("x-forwarded-prefix", "/forged"),
+        ("x-request-id", "forged"),
+    ];
+
+    #[test]
+    fn nobody_is_believed_about_others_but_trusted_proxies() {
+        let caller = read(FAR, "/", &SPOOFED).expect("a caller");
+        assert_eq!(caller.client, Some("192.0.2.7".parse().expect("an address")));
+        assert_eq!((caller.host.as_str(), caller.prefix), ("real", None));
+        assert!(caller.request_id != "forged" && caller.request_id.len() == 32);
+
+        let caller = read("10.0.0.2:5000", "/", &SPOOFED).expect("a caller");
+        assert_eq!(caller.client, Some("203.0.113.9".parse().expect("an address")));
+        assert_eq!((caller.host.as_str(), caller.prefix.as_deref()), ("forged", Some("/forged")));
+        assert_eq!(caller.request_id, "forged");
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_no_trusted_proxy_has() {
+        let cases = [
+            ("1.1.1.1, 2.2.2.2, 10.9.9.9", "2.2.2.2"),
+            ("1.1.1.1,junk, 10.9.9.9", "10.9.9.9"),
+            ("junk", "10.0.0.2"),
+            ("", "10.0.0.2"),
+            ("::ffff:1.2.3.4", "1.2.3.4"),
+        ];
+        for (chain, expected) in cases {
+            let caller =
+                read("10.0.0.2:1", "/", &[("host", "a"), ("x-forwarded-for", chain)]).expect("a caller");
+            assert_eq!(caller.client, Some(expected.parse().expect("an address")), "{chain}");
+        }
+    }
+
+    #[test]
+    fn direct_means_from_here_with_no_trace_of_a_proxy() {
+        assert!(read(NEAR, "/", &[("host", "a")]).expect("a caller").direct);
+        assert!(read("[::ffff:127.0.0.1]:1", "/", &[("host", "a")]).expect("a caller").direct);
+        assert!(!read(FAR, "/", &[("host", "a")]).expect("a caller").direct);
+        for trace in TRACES_OF_A_PROXY {
+            let caller = read(NEAR, "/", &[("host", "a"), (trace, "x")]).expect("a caller");
+            assert!(!caller.direct, "{trace}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_plain_path() {
+        for (given, expected) in [("", ""), ("/", ""), ("/a/b", "/a/b"), ("/a/", "/a")] {
+            assert_eq!(prefix(given), Some(expected), "{given}");
+        }
+        for hostile in ["a", "//evil.test", "/a/../b", "/a\"b", "/a>b", "https://evil.test", "/a%2f"] {
+            assert_eq!(prefix(hostile), None, "{hostile}");
+        }
+    }
+
+    #[test]
+    fn a_strange_request_id_is_replaced() {
+        for strange in ["", "a b", "a\nb", &"a".repeat(65)] {
+            assert_eq!(request_id(Some(strange)).len(), 32, "{strange}");
+        }
+    }
+}

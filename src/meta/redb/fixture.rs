@@ -1,0 +1,183 @@
+//! The file of every schema that was ever released is kept under `fixtures/`, and this version reads it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{Options, RedbMeta};
+use crate::meta::{
+    Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability, EdgeRow, LinkRow, Meta,
+    MetaExt, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow, TagRow,
+};
+use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag};
+
+const REMOTE: RepositoryId = RepositoryId(1);
+const LOCAL: RepositoryId = RepositoryId(2);
+const NEXT: SettingKey = SettingKey::NEXT_REPOSITORY_ID;
+
+fn fixture(schema: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/schema-{schema}/meta.redb"))
+}
+
+fn image() -> ImageName {
+    "library/redis".parse().expect("legal")
+}
+
+fn tag() -> Tag {
+    "7.2".parse().expect("legal")
+}
+
+fn manifest() -> Digest {
+    Digest::of(Algorithm::Sha256, b"{\"layers\":[]}")
+}
+
+fn layer() -> Digest {
+    Digest::of(Algorithm::Sha512, b"layer")
+}
+
+fn remote() -> RepositoryRow {
+    RepositoryRow {
+        name: "docker-remote".parse().expect("legal"),
+        repo_type: RepositoryType::Remote,
+        package_type: PackageType::Docker,
+        remote_url: Some("https://registry-1.docker.io".to_owned()),
+        username: Some("somebody".to_owned()),
+        password: Some("not a secret".to_owned()),
+        password_file: Some("/etc/binaryrepo/password".to_owned()),
+        ca_file: Some("/etc/binaryrepo/ca.pem".to_owned()),
+        tag_ttl_ms: Some(60_000),
+        negative_ttl_ms: Some(10_000),
+        stale_if_error_ms: Some(604_800_000),
+        max_size: Some(1 << 40),
+        upstream_namespace: Some("team".to_owned()),
+        default_mirror: true,
+        anonymous_pull: true,
+        allowed_hosts: vec!["auth.docker.io".to_owned()],
+        mirrors: vec!["https://mirror.example.com".to_owned()],
+        created_ms: 1_700_000_000_000,
+        retired: false,
+    }
+}
+
+fn local() -> RepositoryRow {
+    RepositoryRow {
+        name: "docker-local".parse().expect("legal"),
+        repo_type: RepositoryType::Local,
+        remote_url: None,
+        username: None,
+        password: None,
+        password_file: None,
+        ca_file: None,
+        tag_ttl_ms: None,
+        negative_ttl_ms: None,
+        stale_if_error_ms: None,
+        max_size: None,
+        upstream_namespace: None,
+        default_mirror: false,
+        anonymous_pull: false,
+        allowed_hosts: Vec::new(),
+        mirrors: Vec::new(),
+        retired: true,
+        ..remote()
+    }
+}
+
+fn link(media_type: Option<&str>) -> LinkRow {
+    LinkRow { media_type: media_type.map(str::to_owned), size: 13, origin_proven: true }
+}
+
+fn copy() -> CopyRow {
+    CopyRow { size: 5, durable: true, epoch: 1, last_used_ms: 1_700_000_000_001, upstream: 3 }
+}
+
+fn document() -> DocumentRow {
+    DocumentRow {
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        last_used_ms: 1_700_000_000_002,
+        bytes: Bytes::from_static(b"{\"layers\":[]}"),
+    }
+}
+
+fn tag_row() -> TagRow {
+    TagRow {
+        digest: manifest(),
+        media_type: document().media_type,
+        checked_ms: 1_700_000_000_003,
+        size: 13,
+        etag: Some("\"abc\"".to_owned()),
+    }
+}
+
+fn edge() -> EdgeRow {
+    EdgeRow { child: layer(), size: 5, media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned() }
+}
+
+fn draft() -> DraftRow {
+    DraftRow {
+        digest: layer(),
+        size: Some(5),
+        sources: vec![DraftSource { repository: REMOTE, image: image() }],
+        checkpoints: vec![(2, Digest::of(Algorithm::Sha512, b"la").to_string())],
+        created_ms: 1_700_000_000_004,
+    }
+}
+
+fn everything() -> Batch {
+    let mut batch = Batch::new(Durability::Durable);
+    batch
+        .put(&REMOTE, &remote())
+        .put(&LOCAL, &local())
+        .put(&(REMOTE, image(), manifest()), &link(Some(&document().media_type)))
+        .put(&(REMOTE, image(), layer()), &link(None))
+        .put(&layer(), &ContentRow { size: 5, pushed: true })
+        .put(&layer(), &copy())
+        .put(&manifest(), &document())
+        .put(&(REMOTE, image(), tag()), &tag_row())
+        .put(&(manifest(), 0), &edge())
+        .put(&77, &draft())
+        .put(&NEXT, &SettingRow { value: json!(3) });
+    batch
+}
+
+/// Writes the fixture of the schema at hand. Run by hand, once, before a release with a new schema:
+/// `cargo test --lib make_fixture -- --ignored`
+#[tokio::test]
+#[ignore = "writes into the source tree"]
+#[expect(clippy::disallowed_methods, reason = "lays out the fixture's directory")]
+async fn make_fixture() {
+    let path = fixture(super::layout::SCHEMA);
+    assert!(!path.exists(), "a fixture is never written anew: later versions must read this very file");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+    let (meta, _) = RedbMeta::open(&path, Options::default()).expect("a new store");
+    meta.apply(everything()).await.expect("applied");
+    meta.close().await.expect("closed");
+}
+
+#[tokio::test]
+async fn the_file_of_schema_1_is_read() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("meta.redb");
+    fs::copy(fixture(1), &path).expect("copied");
+    let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
+    assert_eq!((opened.schema, opened.clean, opened.created, opened.epoch), (1, true, false, 2));
+
+    let meta: &dyn Meta = &meta;
+    let repositories = meta.scan::<RepositoryRow>(&(), None, 10).expect("rows");
+    assert_eq!(repositories.len(), 2);
+    assert!(repositories == [(REMOTE, remote()), (LOCAL, local())]);
+    let mut links = [
+        ((REMOTE, image(), manifest()), link(Some(&document().media_type))),
+        ((REMOTE, image(), layer()), link(None)),
+    ];
+    links.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(meta.scan::<LinkRow>(&(REMOTE, image()), None, 10).expect("rows"), links);
+    assert_eq!(meta.get(&layer()).expect("a row"), Some(ContentRow { size: 5, pushed: true }));
+    assert_eq!(meta.get(&layer()).expect("a row"), Some(copy()));
+    assert_eq!(meta.get(&manifest()).expect("a row"), Some(document()));
+    assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
+    assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
+    assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
+    assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
+}

@@ -1,0 +1,311 @@
+//! Owns the writing half of a growing blob: what is written and hashed, and the one end it comes to.
+//! Must not know: where the bytes come from, who reads them.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::file::StoreFile;
+use super::layout::Layout;
+use super::reader::Blob;
+use super::tail::{self, End, Progress, Tail};
+use super::writer::Lane;
+use super::{DraftId, Durability};
+use crate::names::{Algorithm, Digest, Hasher};
+
+/// A place that a draft can be taken up from after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub len: u64,
+    /// The digest of the first `len` bytes, in the draft's algorithm.
+    pub prefix: Digest,
+}
+
+/// What a draft is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) id: DraftId,
+    pub(super) file: Arc<StoreFile>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) lane: Lane,
+}
+
+/// A blob that grows. It has one owner and comes to one end: published, completed without, failed, or kept for
+/// the next start. Dropping it without any of these is a failure.
+#[derive(Debug)]
+pub struct Draft {
+    parts: Parts,
+    growth: Arc<Growth>,
+    /// It has come to its end; nothing is left for the drop to do.
+    ended: bool,
+}
+
+/// What the writer thread changes.
+#[derive(Debug)]
+struct Growth {
+    written: Mutex<Written>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    len: u64,
+    hasher: Hasher,
+}
+
+impl Draft {
+    pub(super) fn new(parts: Parts, algorithm: Algorithm) -> Self {
+        Self::from_written(parts, Written { len: 0, hasher: Hasher::new(algorithm) })
+    }
+
+    /// Cuts what an earlier run left to the longest of `checkpoints` that its bytes bear out. Where none does the
+    /// file goes, and there is no draft.
+    pub(super) fn resume(
+        parts: Parts,
+        algorithm: Algorithm,
+        checkpoints: &[Checkpoint],
+    ) -> io::Result<Option<Self>> {
+        match longest_match(&parts.file, algorithm, checkpoints)? {
+            Some(written) => {
+                parts.file.cut(written.len)?;
+                Ok(Some(Self::from_written(parts, written)))
+            }
+            None => parts.layout.remove_draft(parts.id).map(|_| None),
+        }
+    }
+
+    fn from_written(parts: Parts, written: Written) -> Self {
+        let growth = Growth { written: Mutex::new(written), progress: watch::Sender::default() };
+        Self { parts, growth: Arc::new(growth), ended: false }
+    }
+
+    pub fn id(&self) -> DraftId {
+        self.parts.id
+    }
+
+    /// Bytes written and hashed.
+    pub fn len(&self) -> u64 {
+        self.growth.written().len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn tail(&self) -> Tail {
+        Tail::new(Arc::clone(&self.parts.file), self.growth.progress.subscribe())
+    }
+
+    /// Says the final size. `None`: unknown, and nothing is readable until the draft is complete. The first size
+    /// stands, since readers have been told; a draft that ends up with another one is not published.
+    pub fn announce(&mut self, size: Option<u64>) {
+        self.growth.progress.send_if_modified(|progress| {
+            let news = progress.size.is_none() && size.is_some();
+            if news {
+                progress.size = size;
+                progress.advance(self.growth.written().len);
+            }
+            news
+        });
+    }
+
+    /// Sets disk space aside for `size` bytes in all. A full disk is `ErrorKind::StorageFull`.
+    pub async fn reserve(&mut self, size: u64) -> io::Result<()> {
+        let (file, growth) = (Arc::clone(&self.parts.file), Arc::clone(&self.growth));
+        self.parts.lane.run(move || file.reserve(growth.written().len, size)).await
+    }
+
+    /// Writes and hashes `chunks`, then lets readers at them. All or nothing: after an error, a full disk say,
+    /// the draft is as it was, and the same chunks may be tried again.
+    pub async fn append(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
+        let (file, growth) = (Arc::clone(&self.parts.file), Arc::clone(&self.growth));
+        self.parts.lane.run(move || growth.append(&file, &chunks)).await
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        let written = self.growth.written().clone();
+        Checkpoint { len: written.len, prefix: written.hasher.finish() }
+    }
+
+    /// The hash of all bytes so far, to go on from elsewhere.
+    pub fn hasher(&self) -> Hasher {
+        self.growth.written().hasher.clone()
+    }
+
+    /// Of all bytes so far.
+    pub fn digest(&self) -> Digest {
+        self.checkpoint().prefix
+    }
+
+    /// Publishes under `digest`, then lets the last byte out. The caller has compared the digest; should it be
+    /// wrong all the same, or the size not the announced one, the draft fails. Where only the publishing goes
+    /// wrong the tails are complete even so, since the bytes are proven, and the error comes back.
+    pub async fn publish(self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
+        let (digest, lane) = (*digest, self.parts.lane.clone());
+        // The job owns the draft: it comes to its end also where the caller stops waiting.
+        lane.run(move || self.publish_now(&digest, durability)).await
+    }
+
+    fn publish_now(mut self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
+        let Checkpoint { len, prefix } = self.checkpoint();
+        if prefix != *digest {
+            return Err(self.refuse(format!("the bytes are {prefix}, not {digest}")));
+        }
+        self.check_size(len)?;
+        let named = self.name(digest, len, durability);
+        self.end(End::Complete);
+        if let Err(error) = named {
+            // After a failed sync nobody knows what the disk has of it: it must not be tried again.
+            self.remove();
+            return Err(error);
+        }
+        Ok(Blob::new(Arc::clone(&self.parts.file), len))
+    }
+
+    fn name(&self, digest: &Digest, len: u64, durability: Durability) -> io::Result<()> {
+        let Parts { id, file, layout, .. } = &self.parts;
+        if file.len()? != len {
+            // An append that failed half-way left bytes that do not count.
+            file.cut(len)?;
+        }
+        match durability {
+            Durability::Relaxed => layout.publish_relaxed(*id, digest, len),
+            Durability::Durable => {
+                file.sync_data()?;
+                layout.publish_durable(*id, digest)
+            }
+        }
+    }
+
+    /// Completes the tails without publishing: the bytes are verified but cannot be kept. As with `publish`, a
+    /// size other than the announced one is a failure.
+    pub fn complete_unpublished(mut self) {
+        if self.check_size(self.len()).is_ok() {
+            self.end(End::Complete);
+            self.remove();
+        }
+    }
+
+    /// Ends every tail with `why` and deletes the file.
+    pub fn fail(mut self, why: Arc<str>) {
+        self.end(End::Failed(why));
+        self.remove();
+    }
+
+    /// Ends every tail with `why` and leaves the file, synced, for the next start to go on from.
+    pub async fn keep(mut self, why: Arc<str>) -> io::Result<Checkpoint> {
+        self.end(End::Failed(why));
+        let lane = self.parts.lane.clone();
+        lane.run(move || {
+            let checkpoint = self.checkpoint();
+            self.parts.file.cut(checkpoint.len)?;
+            self.parts.file.sync_data()?;
+            Ok(checkpoint)
+        })
+        .await
+    }
+
+    fn check_size(&mut self, len: u64) -> io::Result<()> {
+        let announced = self.growth.progress.borrow().size;
+        match announced {
+            Some(size) if size != len => Err(self.refuse(format!("{len} bytes came, {size} were announced"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse(&mut self, why: String) -> io::Error {
+        self.end(End::Failed(why.as_str().into()));
+        self.remove();
+        io::Error::new(io::ErrorKind::InvalidData, why)
+    }
+
+    /// The first end stands.
+    fn end(&mut self, end: End) {
+        self.ended = true;
+        let len = self.len();
+        self.growth.progress.send_if_modified(|progress| {
+            let first = progress.end.is_none();
+            if first {
+                if end == End::Complete {
+                    progress.size = Some(len);
+                    progress.readable = len;
+                }
+                progress.end = Some(end);
+            }
+            first
+        });
+    }
+
+    /// Removes the file on the writer thread, behind whatever still runs there. A file that will not go is swept
+    /// at the next start.
+    fn remove(&self) {
+        let (id, layout) = (self.parts.id, Arc::clone(&self.parts.layout));
+        self.parts.lane.post(move || {
+            if let Err(error) = layout.remove_draft(id) {
+                tracing::warn!(draft = id.0, %error, "a draft was not removed");
+            }
+        });
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(End::Failed(tail::DIED.into()));
+            self.remove();
+        }
+    }
+}
+
+impl Growth {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs on the writer thread, where a draft's appends come one after the other. What is written counts only
+    /// at the end, so a failure or a panic on the way leaves the draft as it was.
+    fn append(&self, file: &StoreFile, chunks: &[Bytes]) -> io::Result<()> {
+        let mut written = self.written().clone();
+        let len = written.len + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let announced = self.progress.borrow().size;
+        if let Some(size) = announced.filter(|size| len > *size) {
+            let message = format!("{len} bytes came, {size} were announced");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        file.write_all(chunks, written.len)?;
+        for chunk in chunks {
+            written.hasher.update(chunk);
+        }
+        written.len = len;
+        *self.written() = written;
+        self.progress.send_if_modified(|progress| {
+            let before = progress.readable;
+            progress.advance(len);
+            progress.readable > before
+        });
+        Ok(())
+    }
+}
+
+/// Hashes the file from its start and looks at each checkpoint on the way.
+fn longest_match(
+    file: &StoreFile,
+    algorithm: Algorithm,
+    checkpoints: &[Checkpoint],
+) -> io::Result<Option<Written>> {
+    let there = file.len()?;
+    let mut within: Vec<_> = checkpoints.iter().filter(|point| (1..=there).contains(&point.len)).collect();
+    within.sort_by_key(|point| point.len);
+    let mut hasher = Hasher::new(algorithm);
+    let (mut at, mut longest) = (0, None);
+    for point in within {
+        file.read_each(at, point.len, |bytes| hasher.update(bytes))?;
+        at = point.len;
+        if hasher.clone().finish() == point.prefix {
+            longest = Some(Written { len: at, hasher: hasher.clone() });
+        }
+    }
+    Ok(longest)
+}

@@ -1,0 +1,149 @@
+//! Owns the system calls on one open file: positioned reads, appends, reservation, sync.
+//! Must not know: names, directories, digests, progress.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::buffer::{self, Buffers};
+
+/// The kernel takes no more slices in one call (`UIO_MAXIOV`).
+const SLICES: usize = 1024;
+
+/// An open file of the store. Readers share it: every read says where it reads.
+#[derive(Debug)]
+pub(super) struct StoreFile {
+    file: File,
+    buffers: Arc<Buffers>,
+}
+
+impl StoreFile {
+    pub(super) fn new(file: File, buffers: Arc<Buffers>) -> Self {
+        Self { file, buffers }
+    }
+
+    /// Reads what is in memory, at most `want` bytes; `None` where the disk would have to be waited for.
+    pub(super) fn read_now(&self, at: u64, want: usize) -> io::Result<Option<Bytes>> {
+        let mut buffer = self.buffers.lend(want);
+        let slices = &mut [IoSliceMut::new(&mut buffer.as_mut()[..want])];
+        match rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT) {
+            Ok(0) => Err(cut_short(at)),
+            Ok(read) => Ok(Some(buffer.into_bytes(read))),
+            // Some file systems never do without waiting; a signal is no reason to spin here either.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads at most `want` bytes, at least one, and waits for the disk.
+    pub(super) fn read_wait(&self, at: u64, want: usize) -> io::Result<Bytes> {
+        let mut buffer = self.buffers.lend(want);
+        let read =
+            rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut buffer.as_mut()[..want], at))?;
+        if read == 0 { Err(cut_short(at)) } else { Ok(buffer.into_bytes(read)) }
+    }
+
+    /// Reads `from..to` in order and shows each piece to `each`. Waits for the disk.
+    pub(super) fn read_each(&self, from: u64, to: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let mut at = from;
+        while at < to {
+            let want = usize::try_from(to - at).unwrap_or(usize::MAX);
+            let bytes = self.read_wait(at, buffer::chunk(want))?;
+            each(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `chunks` at `at`. After an error any part of them may lie there.
+    pub(super) fn write_all(&self, chunks: &[Bytes], mut at: u64) -> io::Result<()> {
+        let mut owned: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+        let mut slices = owned.as_mut_slice();
+        // Drops empty slices in front, so that a write of nothing is not taken for a full disk.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let batch = &slices[..slices.len().min(SLICES)];
+            match rustix::io::pwritev(&self.file, batch, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(no_space(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets disk space aside up to `size` without changing the length, `len`. Where the file system cannot do
+    /// so, nothing is promised and that is no error.
+    pub(super) fn reserve(&self, len: u64, size: u64) -> io::Result<()> {
+        if size <= len {
+            return Ok(());
+        }
+        let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, len, size - len);
+        match rustix::io::retry_on_intr(reserve) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => {
+                // What was set aside before the space ran out would stay taken.
+                self.cut(len)?;
+                Err(no_space(error))
+            }
+        }
+    }
+
+    /// Makes the file end at `len`, and gives back what was reserved behind it.
+    pub(super) fn cut(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?)
+    }
+
+    pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    pub(super) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+fn cut_short(at: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the file ends at byte {at}, before its known size"))
+}
+
+/// A used-up quota is a full disk to everybody above.
+fn no_space(error: Errno) -> io::Error {
+    match error {
+        Errno::DQUOT => io::Error::new(io::ErrorKind::StorageFull, "the disk quota is used up"),
+        error => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_slices_than_the_kernel_takes_at_once_are_written_in_order() {
+        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default());
+        let mut chunks: Vec<_> = (0..3000_u32).map(|n| Bytes::from(n.to_be_bytes().to_vec())).collect();
+        chunks.insert(0, Bytes::new());
+        chunks.insert(1500, Bytes::new());
+        file.write_all(&chunks, 7).unwrap();
+        let mut read = Vec::new();
+        file.read_each(7, 7 + 12_000, |bytes| read.extend_from_slice(bytes)).unwrap();
+        assert_eq!(read, chunks.concat());
+        file.write_all(&[Bytes::new()], 0).unwrap();
+    }
+
+    #[test]
+    fn reading_past_the_end_is_an_error() {
+        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default());
+        let error = file.read_wait(0, 10).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,158 @@
+//! Owns reading: a published blob, and the reader that turns a blob or a tail into chunks.
+//! Must not know: digests' meaning, HTTP, who is slow.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::buffer;
+use super::file::StoreFile;
+use super::tail::Wait;
+use crate::names::{Algorithm, Digest, Hasher};
+
+/// An open published blob. It stays whole for who holds it, also after it was unlinked.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    file: Arc<StoreFile>,
+    size: u64,
+}
+
+impl Blob {
+    pub(super) fn new(file: Arc<StoreFile>, size: u64) -> Self {
+        Self { file, size }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// A reader over `start..end`.
+    pub fn reader(&self, start: u64, end: u64) -> Reader {
+        Reader::new(Arc::clone(&self.file), Source::Whole, start, Some(end))
+    }
+
+    /// All of it, for what is known to be small. Waits for the disk.
+    pub fn read_all(&self) -> io::Result<Bytes> {
+        let mut all = Vec::with_capacity(usize::try_from(self.size).map_err(io::Error::other)?);
+        self.file.read_each(0, self.size, |bytes| all.extend_from_slice(bytes))?;
+        Ok(all.into())
+    }
+
+    /// The digest of what really lies there. Waits for the disk.
+    pub fn hash(&self, algorithm: Algorithm) -> io::Result<Digest> {
+        let mut hasher = Hasher::new(algorithm);
+        self.file.read_each(0, self.size, |bytes| hasher.update(bytes))?;
+        Ok(hasher.finish())
+    }
+}
+
+/// Reads a blob or a tail, in order, from start to end. Between two chunks it holds no buffer.
+#[derive(Debug)]
+pub struct Reader {
+    file: Arc<StoreFile>,
+    source: Source,
+    start: u64,
+    at: u64,
+    end: Option<u64>,
+    /// A read that has to wait for the disk, on the blocking pool.
+    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    broken: bool,
+}
+
+#[derive(Debug)]
+enum Source {
+    Whole,
+    Growing(Wait),
+}
+
+impl Reader {
+    fn new(file: Arc<StoreFile>, source: Source, start: u64, end: Option<u64>) -> Self {
+        Self { file, source, start, at: start, end, reading: None, broken: false }
+    }
+
+    pub(super) fn growing(file: Arc<StoreFile>, wait: Wait, start: u64, end: Option<u64>) -> Self {
+        Self::new(file, Source::Growing(wait), start, end)
+    }
+
+    /// How many bytes are still to come; `None` while nobody knows.
+    pub fn remaining(&self) -> Option<u64> {
+        let end = match &self.source {
+            Source::Whole => self.end,
+            Source::Growing(wait) => self.end.or_else(|| wait.size()),
+        };
+        end.map(|end| end.saturating_sub(self.at))
+    }
+
+    /// How many bytes it has given out.
+    pub fn sent(&self) -> u64 {
+        self.at - self.start
+    }
+
+    /// Whether it waits for the fill: no bytes are ready, and that is not the client's fault. This is asked
+    /// afresh each time: bytes may have come since the last poll.
+    pub fn is_waiting(&self) -> bool {
+        match &self.source {
+            Source::Whole => false,
+            Source::Growing(wait) => self.reading.is_none() && wait.is_dry(self.at, self.end),
+        }
+    }
+
+    /// The next bytes, at most `max`. `None` is the proven end; after an error the body must be broken off,
+    /// never ended.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
+        if self.broken {
+            return Poll::Ready(Some(Err(io::Error::other("this reader has failed before"))));
+        }
+        match ready!(self.poll_read(cx, max)) {
+            Ok(Some(bytes)) => {
+                self.at += bytes.len() as u64;
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Ok(None) => Poll::Ready(None),
+            Err(error) => {
+                self.broken = true;
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Option<Bytes>>> {
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                let limit = ready!(self.poll_limit(cx))?;
+                if limit <= self.at {
+                    return Poll::Ready(Ok(None));
+                }
+                let ready = usize::try_from(limit - self.at).unwrap_or(usize::MAX);
+                let want = buffer::chunk(max).min(ready);
+                // Bytes in the page cache are had for less than a change of threads costs.
+                if let Some(bytes) = self.file.read_now(self.at, want)? {
+                    return Poll::Ready(Ok(Some(bytes)));
+                }
+                let (file, at) = (Arc::clone(&self.file), self.at);
+                tokio::task::spawn_blocking(move || file.read_wait(at, want))
+            }
+        };
+        match Pin::new(&mut reading).poll(cx) {
+            Poll::Ready(read) => {
+                Poll::Ready(read.unwrap_or_else(|dead| Err(io::Error::other(dead))).map(Some))
+            }
+            Poll::Pending => {
+                self.reading = Some(reading);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        match &mut self.source {
+            Source::Whole => Poll::Ready(Ok(self.end.unwrap_or(self.at))),
+            Source::Growing(wait) => wait.poll_limit(cx, self.at, self.end),
+        }
+    }
+}

@@ -1,4 +1,0 @@
-//! Placeholder until the room is built.
-
-/// Counters and gauges.
-pub struct Metrics {}

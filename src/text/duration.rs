@@ -1,0 +1,70 @@
+//! Owns durations as texts.
+//! Must not know: what they limit.
+
+use std::time::Duration;
+
+/// No setting makes sense beyond ten years, and none overflows below it.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+const UNITS: [(&str, u64); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+
+/// Reads `60s`, `5m`, `1h 30m`, `7d`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text)
+        .map_err(|_| format!("`{text}` is not a duration: write \"60s\", \"5m\", \"12h\" or \"7d\""))?;
+    if parsed > LONGEST {
+        return Err(format!("`{text}` is longer than ten years"));
+    }
+    Ok(parsed)
+}
+
+/// The text that [`parse_duration`] reads back, in the largest unit that fits without a rest and
+/// that there are at least two of: `60s` rather than `1m`.
+pub fn duration_text(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    for (unit, size) in UNITS {
+        if ms % size == 0 && ms / size >= 2 {
+            return format!("{}{unit}", ms / size);
+        }
+    }
+    if ms % 1000 == 0 { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+/// An age for a table: `12 s`, `5 min`, `3 h`, `9 d`.
+pub fn human_age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_round_trip() {
+        for text in ["0s", "1s", "60s", "90s", "2m", "60m", "24h", "7d", "1500ms"] {
+            let parsed = parse_duration(text).unwrap_or_default();
+            assert_eq!(duration_text(parsed), text);
+        }
+        assert_eq!(parse_duration("1h 30m").map(duration_text).as_deref(), Ok("90m"));
+    }
+
+    #[test]
+    fn what_is_no_duration_says_what_one_is() {
+        for bad in ["60", "", "-1s", "soon", "5 parsecs"] {
+            let error = parse_duration(bad).err().unwrap_or_default();
+            assert!(error.contains("\"60s\""), "{bad}: {error}");
+        }
+        assert!(parse_duration("100years").is_err());
+    }
+
+    #[test]
+    fn ages_change_their_unit_where_the_smaller_grows_unwieldy() {
+        let ages = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(human_age);
+        assert_eq!(ages, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
+}

@@ -1,0 +1,137 @@
+//! Tags: freshness, revalidation, staleness, absence.
+
+use std::time::Duration;
+
+use binaryrepo::engine::{ErrorKind, Verdict, Want};
+
+use super::house::House;
+use super::support::fault::Fault;
+use super::support::image::Image;
+use super::support::upstream::Registry;
+
+async fn aged(registry: &Registry) -> House {
+    House::with(registry, |spec| {
+        spec.tag_ttl = Duration::ZERO;
+        spec.negative_ttl = Duration::from_millis(300);
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_pulls_of_a_stale_tag_make_one_head() {
+    let registry = Registry::open().await;
+    let image = Image::new(21, &[10]);
+    registry.add_image("a/b", "latest", &image);
+    let house = std::sync::Arc::new(aged(&registry).await);
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    registry.script("HEAD /v2/a/b/manifests/", [Fault::DelayHead(Duration::from_millis(700))]);
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let house = house.clone();
+        clients.spawn(async move { house.manifest("a/b", "latest", Want::Body).await.unwrap() });
+    }
+    while let Some(manifest) = clients.join_next().await {
+        let manifest = manifest.unwrap();
+        assert_eq!(manifest.verdict, Verdict::Revalidated);
+        assert_eq!(manifest.bytes, image.manifest.bytes);
+    }
+    assert_eq!(registry.asked("HEAD /v2/a/b/manifests/").len(), 1);
+    assert_eq!(registry.asked("GET /v2/a/b/manifests/").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_tag_is_followed() {
+    let registry = Registry::open().await;
+    let (old, new) = (Image::new(22, &[10]), Image::new(23, &[10]));
+    registry.add_image("a/b", "latest", &old);
+    let house = aged(&registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    registry.add_image("a/b", "latest", &new);
+    let head = house.manifest("a/b", "latest", Want::Head).await.unwrap();
+    assert_eq!(head.digest, new.manifest.digest);
+    let by_digest = house.manifest("a/b", &head.digest.to_string(), Want::Body).await.unwrap();
+    assert_eq!(by_digest.bytes, new.manifest.bytes);
+    // The upstream goes away: the tag is where the last HEAD saw it.
+    registry.always("/manifests/", Fault::status(503));
+    let error_or_stale = house.manifest("a/b", "latest", Want::Head).await;
+    // Its layers were never pulled, so it must not be promised while the upstream fails.
+    assert_eq!(error_or_stale.unwrap_err().kind, ErrorKind::UpstreamUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_tag_is_answered_whatever_the_upstream_does() {
+    let faults = [
+        Fault::status(503),
+        Fault::answer(429, &[("retry-after", "100")], ""),
+        Fault::silence(),
+        Fault::ResetBeforeHead,
+    ];
+    for fault in faults {
+        let registry = Registry::open().await;
+        let image = Image::new(24, &[1_000]);
+        registry.add_image("a/b", "latest", &image);
+        let house = aged(&registry).await;
+        house.manifest("a/b", "latest", Want::Body).await.unwrap();
+        for blob in image.blobs() {
+            house.pull("a/b", &blob.digest).await.unwrap().whole();
+        }
+        registry.always("/v2/", fault.clone());
+        let started = std::time::Instant::now();
+        let manifest = house.manifest("a/b", "latest", Want::Body).await.unwrap();
+        // Two seconds of patience; ten times that is the bound.
+        assert!(started.elapsed() < Duration::from_secs(20), "{fault:?}");
+        assert_eq!(manifest.verdict, Verdict::Stale, "{fault:?}");
+        assert!(manifest.warning.is_some());
+        assert_eq!(manifest.bytes, image.manifest.bytes);
+        for blob in image.blobs() {
+            assert_eq!(house.pull("a/b", &blob.digest).await.unwrap().whole(), blob.bytes);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_gone_is_gone() {
+    let registry = Registry::open().await;
+    let image = Image::new(25, &[10]);
+    registry.add_image("a/b", "latest", &image);
+    let house = aged(&registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    registry.shelf().untag("a/b", "latest");
+    let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ManifestUnknown);
+    // Nothing stale brings it back when the upstream fails afterwards.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    registry.always("/v2/", Fault::status(503));
+    let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::UpstreamUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_without_heads_is_asked_by_get() {
+    let registry = Registry::open().await;
+    let image = Image::new(26, &[10]);
+    registry.add_image("a/b", "latest", &image);
+    registry.always("HEAD /v2/a/b/manifests/", Fault::status(405));
+    let house = aged(&registry).await;
+    let head = house.manifest("a/b", "latest", Want::Head).await.unwrap();
+    assert_eq!(head.digest, image.manifest.digest);
+    let again = house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    assert_eq!(again.bytes, image.manifest.bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_and_a_lying_digest_move_no_tag() {
+    let registry = Registry::open().await;
+    let image = Image::new(27, &[10]);
+    registry.add_image("a/b", "latest", &image);
+    let house = House::new(&registry).await;
+    registry
+        .script("GET /v2/a/b/manifests/", [Fault::answer(200, &[("content-type", "text/html")], "<html>")]);
+    let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::UpstreamUnavailable);
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    let lie = format!("sha256:{}", "0".repeat(64));
+    registry.script("GET /v2/a/b/manifests/", [Fault::headers(&[("docker-content-digest", &lie)])]);
+    let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::UpstreamUnavailable);
+}

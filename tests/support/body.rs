@@ -1,0 +1,111 @@
+//! Bodies that come at a pace and may end badly.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
+
+/// A line of so many bytes a second, first come first served.
+#[derive(Debug)]
+pub struct Line {
+    bytes_per_second: u64,
+    free_at: Mutex<Instant>,
+}
+
+impl Line {
+    pub fn new(bytes_per_second: u64) -> Self {
+        Self { bytes_per_second: bytes_per_second.max(1), free_at: Mutex::new(Instant::now()) }
+    }
+
+    /// Small enough for some fifty pieces in a second.
+    fn piece(&self) -> usize {
+        usize::try_from(self.bytes_per_second / 50).unwrap_or(usize::MAX).clamp(1, 64 * 1024)
+    }
+
+    /// Returns when these bytes are through.
+    async fn carry(&self, bytes: usize) {
+        let mut free_at = self.free_at.lock().await;
+        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        *free_at = Instant::now().max(*free_at) + takes;
+        let through = *free_at;
+        drop(free_at);
+        tokio::time::sleep_until(through).await;
+    }
+}
+
+/// What happens where the script says that the body stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Complete,
+    Stall,
+    /// Close, or reset where the connection was told so by `on_break`.
+    Break,
+}
+
+/// What is sent, how fast, and how it ends.
+pub struct Plan {
+    pub bytes: Bytes,
+    pub lines: Vec<Arc<Line>>,
+    pub ending: Ending,
+    /// Called before a `Break`.
+    pub on_break: Box<dyn FnOnce() + Send>,
+    pub counter: Arc<AtomicU64>,
+}
+
+/// A body fed by a task of its own, one piece ahead.
+pub struct Feed(mpsc::Receiver<Result<Bytes, Broken>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("broken as scripted")]
+pub struct Broken;
+
+impl Feed {
+    pub fn start(plan: Plan) -> Self {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(run(plan, sender));
+        Self(receiver)
+    }
+}
+
+async fn run(mut plan: Plan, sender: mpsc::Sender<Result<Bytes, Broken>>) {
+    let piece = plan.lines.iter().map(|line| line.piece()).min().unwrap_or(64 * 1024);
+    while !plan.bytes.is_empty() {
+        let piece = plan.bytes.split_to(piece.min(plan.bytes.len()));
+        for line in &plan.lines {
+            line.carry(piece.len()).await;
+        }
+        plan.counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        if sender.send(Ok(piece)).await.is_err() {
+            return;
+        }
+    }
+    match plan.ending {
+        Ending::Complete => {}
+        // Until the reader goes away.
+        Ending::Stall => sender.closed().await,
+        Ending::Break => {
+            // What was sent must be on its way before the connection goes.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            (plan.on_break)();
+            let _ = sender.send(Err(Broken)).await;
+        }
+    }
+}
+
+impl Body for Feed {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|result| result.map(Frame::data)))
+    }
+}
