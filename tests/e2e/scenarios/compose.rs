@@ -49,8 +49,8 @@ pub fn run_stack(world: &mut World) -> Outcome {
             |words: &[&str]| compose(&[&["exec", "-T", "binaryrepo", "binaryrepo"], words].concat());
         binaryrepo(&["healthcheck"])?;
         let url = upstream_url();
-        let hosts = ["--allowed-hosts", TOKEN_SERVER, "--allowed-hosts", CDN];
-        let change = ["repo", "update", "docker-remote", "--remote-url", &url, "--ca-file", CA_INSIDE];
+        let hosts = ["--allowed-host", TOKEN_SERVER, "--allowed-host", CDN];
+        let change = ["repo", "update", "docker-remote", "--url", &url, "--ca-file", CA_INSIDE];
         binaryrepo(&[&change[..], &hosts[..]].concat())
     });
     let outcome = outcome.and_then(|_| pull_through(world));

@@ -7,6 +7,7 @@ use crate::images::{Family, Image, native};
 use crate::process::run;
 use crate::trouble::{Context, Outcome, ensure};
 use crate::world::{OWN_NAME, PRIVATE, REMOTE, World, expect_warm, step};
+use std::time::Instant;
 
 const KB: usize = 1024;
 const MB: usize = 1024 * KB;
@@ -71,11 +72,16 @@ pub fn large(world: &mut World) -> Outcome {
     let mark = world.front.mark();
     for client in [Client::Podman, Client::Skopeo, Client::Ctr] {
         world.ready(client)?;
+        let begun = Instant::now();
         world.clients.pull(client, &format!("{REMOTE}/team/large:1"), &image)?;
+        step(&format!(
+            "{:<7}has the same {} MB: warm {:.1?}",
+            client.name(),
+            image.blob_bytes() / MB,
+            begun.elapsed()
+        ));
     }
-    expect_warm(&world.front.since(mark)).context("the other clients, warm")?;
-    step(&format!("podman, skopeo and ctr have the same {} MB, warm", image.blob_bytes() / MB));
-    Ok(())
+    expect_warm(&world.front.since(mark)).context("the other clients, warm")
 }
 
 pub fn index(world: &mut World) -> Outcome {
