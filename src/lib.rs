@@ -1,4 +1,22 @@
-//! binaryrepo: a binary repository manager.
+//! binaryrepo: a binary repository manager. A pull-through cache of any OCI registry that fetches each thing
+//! once, however many ask, and streams it to all of them while it comes.
+//!
+//! This file owns the wiring: from a configuration to a running server and back to nothing. It must not know
+//! arguments, protocol details, or how anything is printed.
+//!
+//! The rooms, from the door inwards; an arrow may skip floors downwards and never runs up:
+//!
+//! ```text
+//! main, cli ─> http ─> { docker | api } ─> reply ─> engine ─> { cache | store | meta | upstream } ─> names
+//! ```
+//!
+//! - [`http`]: connections, the envelope around each request, who may manage.
+//! - [`docker`]: the registry protocol; [`api`]: the management API; [`reply`]: what both answer with.
+//! - [`engine`]: the one place where the four below meet, and where all tasks live.
+//! - [`cache`]: the pure state machine that decides; [`store`]: blobs as files; [`meta`]: rows in redb;
+//!   [`upstream`]: other registries.
+//! - [`names`]: values that are right if they exist. [`clock`], [`telemetry`], [`text`]: under everything.
+//! - [`config`], [`form`]: what an administrator writes, in files and requests.
 
 pub mod api;
 pub mod cache;
@@ -11,10 +29,211 @@ pub mod http;
 pub mod meta;
 pub mod names;
 pub mod reply;
-mod start;
 pub mod store;
 pub mod telemetry;
 pub mod text;
 pub mod upstream;
 
-pub use start::{StartError, Started, StartedRepository, offline, serve};
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::docker::Site;
+use crate::engine::{Engine, MaxSize, OpenError, RemoteSpec, Repository, RepositorySpec, Secret, Settings};
+use crate::http::{Gate, Limits, Listener, Service};
+use crate::meta::MetaError;
+use crate::names::RepositoryName;
+use crate::telemetry::Metrics;
+use crate::text::Limit;
+
+/// A server that listens, for the lines that it greets with.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// With the real port where 0 was asked for.
+    pub address: SocketAddr,
+    pub data_dir: PathBuf,
+    /// The data directory was made just now.
+    pub created: bool,
+    pub free_bytes: u64,
+    /// What cached content may take.
+    pub limit_bytes: u64,
+    pub repositories: Vec<StartedRepository>,
+    /// `None`: the token came from the environment.
+    pub token_file: Option<PathBuf>,
+    /// From the start of the process until it listened.
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct StartedRepository {
+    pub name: RepositoryName,
+    /// `None` for a local one.
+    pub upstream: Option<String>,
+}
+
+/// Why a server, or an engine without one, did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Unusable: not ours, of a newer version, damaged, full, not writable.
+    #[error("the data directory {} cannot be used: {why}", path.display())]
+    DataDir { path: PathBuf, why: String, hint: Option<String> },
+    /// Another process works on it.
+    #[error("the data directory {} is in use by another binaryrepo", .0.display())]
+    InUse(PathBuf),
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs a server until `shutdown` is cancelled, then drains it. `started` is called once, when it listens.
+pub async fn serve(
+    config: Config,
+    shutdown: CancellationToken,
+    started: impl FnOnce(&Started),
+) -> Result<(), StartError> {
+    let clock = Clock::new();
+    // Before the data directory is touched: an address in use is the likelier mistake.
+    let address = config.server.listen;
+    let listener = Listener::tcp(address).map_err(|source| StartError::Listen { address, source })?;
+    let address = listener.local_address().unwrap_or(address);
+    let created = !config.storage.path.join(METADATA).exists();
+    let engine = offline(&config).await?;
+    let (token, token_file) = admin_token(&config).map_err(|error| unusable(&config, error))?;
+    let admin = Listener::admin(&config.storage.socket()).map_err(|error| unusable(&config, error))?;
+    let status = engine.status().await;
+    started(&Started {
+        address,
+        data_dir: config.storage.path.clone(),
+        created,
+        free_bytes: status.free_bytes,
+        limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
+        repositories: engine.repositories().list().iter().map(|one| listed(one)).collect(),
+        token_file,
+        took: Duration::from_millis(clock.now().0),
+    });
+    let service = Service::new(engine.clone(), front(&config, token), clock);
+    let limits = Limits {
+        connections: config.server.max_connections,
+        first_head: config.server.header_timeout,
+        idle: config.server.idle_timeout,
+        ..Limits::default()
+    };
+    let grace = config.server.shutdown_grace;
+    let stopped = http::serve(vec![listener, admin], service, limits, shutdown, grace).await;
+    if stopped.broken > 0 {
+        tracing::warn!(connections = stopped.broken, "the grace was over: connections were broken");
+    }
+    engine.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The engine without a server, for commands while none runs. Its user shuts it down.
+pub async fn offline(config: &Config) -> Result<Engine, StartError> {
+    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
+    let engine = opened.map_err(|error| match error {
+        OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
+        error => unusable(config, error),
+    })?;
+    for entry in &config.repositories {
+        if let Some(there) = engine.repositories().by_name(entry.name.as_str()) {
+            if there.spec() != entry.spec {
+                // What was changed by API or command while running must not be undone by a restart.
+                tracing::warn!(repository = %entry.name, hint = "`binaryrepo repo update` changes it",
+                    "a configured repository is there already, with other settings: those stay");
+            }
+            continue;
+        }
+        engine.repositories().create(entry.name.clone(), entry.spec.clone()).await.map_err(|error| {
+            StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
+        })?;
+    }
+    Ok(engine)
+}
+
+/// The file that makes a directory a data directory.
+const METADATA: &str = "meta.redb";
+const HUB: &str = "https://registry-1.docker.io";
+
+/// What a new data directory starts with, so that both kinds work without any configuration.
+fn first(config: &Config) -> Vec<(RepositoryName, RepositorySpec)> {
+    let mut hub = RemoteSpec::new(Url::parse(HUB).expect("a constant address"));
+    hub.upstream_namespace = Some("docker.io".to_owned());
+    hub.default_mirror = true;
+    let all =
+        [("docker-remote", RepositorySpec::Remote(Box::new(hub))), ("docker-local", RepositorySpec::Local)];
+    let named = all.map(|(name, spec)| (name.parse::<RepositoryName>().expect("a constant name"), spec));
+    let configured = |name: &RepositoryName| config.repositories.iter().any(|entry| entry.name == *name);
+    named.into_iter().filter(|(name, _)| !configured(name)).collect()
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        max_size: match config.storage.max_size {
+            Limit::Bytes(bytes) => MaxSize::Bytes(bytes),
+            Limit::Percent(percent) => MaxSize::Percent(percent),
+        },
+        min_free: config.storage.min_free,
+        document_cap: config.storage.document_cap,
+        ..Settings::default()
+    }
+}
+
+fn front(config: &Config, token: Secret) -> http::Settings {
+    let public_host = config.server.public_url.as_ref().and_then(|url| url.host_str()).map(str::to_lowercase);
+    let mut hosts: Vec<_> = config.server.api_hosts.iter().map(|host| host.to_lowercase()).collect();
+    hosts.extend(public_host.clone());
+    http::Settings {
+        site: Site {
+            base_domains: config.server.base_domains.iter().map(|base| base.to_lowercase()).collect(),
+            public_host,
+        },
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        gate: Gate { token: Some(token), hosts },
+    }
+}
+
+fn listed(repository: &Repository) -> StartedRepository {
+    let upstream = repository.remote().map(|remote| remote.spec.remote_url.to_string());
+    StartedRepository {
+        name: repository.name.clone(),
+        upstream: upstream.map(|url| url.trim_end_matches('/').to_owned()),
+    }
+}
+
+/// From the environment, or from the file of mode 0600 that the first start makes.
+#[expect(clippy::disallowed_methods, reason = "the administrator's token is the one file of its own")]
+fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
+    if let Some(token) = &config.admin_token {
+        return Ok((token.clone(), None));
+    }
+    let path = config.storage.token_file();
+    match std::fs::read_to_string(&path) {
+        Ok(token) if !token.trim().is_empty() => return Ok((Secret::new(token.trim()), Some(path))),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut random = [0_u8; 24];
+    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
+    let token = URL_SAFE_NO_PAD.encode(random);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(format!("{token}\n").as_bytes())?;
+    file.sync_all()?;
+    Ok((Secret::new(token), Some(path)))
+}
+
+fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
+    StartError::DataDir { path: config.storage.path.clone(), why: error.to_string(), hint: None }
+}

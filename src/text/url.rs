@@ -59,7 +59,8 @@ impl Parse for Host {
         };
         let valid_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
         let parsed = UrlHost::parse(name).map_err(|_| refuse())?;
-        if !valid_port || name.is_empty() || !name.is_ascii() {
+        let valid_name = !matches!(&parsed, UrlHost::Domain(name) if !is_dns_name(name));
+        if !valid_port || !valid_name {
             return Err(refuse());
         }
         Ok(Self(port.map_or_else(|| parsed.to_string(), |port| format!("{parsed}:{port}"))))
@@ -75,10 +76,19 @@ impl Parse for Domain {
 
     fn parse(text: &str) -> Result<Self, String> {
         match UrlHost::parse(text) {
-            Ok(UrlHost::Domain(name)) if text.is_ascii() => Ok(Self(name)),
+            Ok(UrlHost::Domain(name)) if is_dns_name(&name) => Ok(Self(name)),
             _ => Err(format!("`{text}` is not a domain: expected {}", Self::EXPECTED)),
         }
     }
+}
+
+/// URLs allow more than names have; a `*` would match nothing, silently.
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        !label.is_empty() && label.bytes().all(legal) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -132,7 +142,18 @@ mod tests {
         ] {
             assert_eq!(Host::parse(text).map(|host| host.0).as_deref(), Ok(stored));
         }
-        for bad in ["", "https://host", "host/path", "host:", "host:0", "host:70000", "user@host", "a b"] {
+        for bad in [
+            "",
+            "https://host",
+            "host/path",
+            "host:",
+            "host:0",
+            "host:70000",
+            "user@host",
+            "a b",
+            "*.cdn.net",
+            "a..b",
+        ] {
             assert!(Host::parse(bad).is_err(), "{bad}");
         }
     }

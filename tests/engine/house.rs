@@ -81,10 +81,6 @@ impl House {
         Ok(drain(self.blob(image, digest, "").await?.reader.unwrap()).await)
     }
 
-    pub fn metrics(&self) -> String {
-        self.engine.metrics().encode()
-    }
-
     /// How many drafts lie in the data directory.
     pub fn drafts(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count()
