@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// A command that takes longer hangs; what is known to take longer says so.
+const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 /// What is shown of a line of a log.
 const LINE: usize = 300;
@@ -45,7 +47,7 @@ impl Done {
 
 /// Starts a command line: `run("skopeo").args([...])`.
 pub fn run(program: impl AsRef<Path>) -> Run {
-    Run { command: Command::new(program.as_ref()), limit: Duration::from_secs(120) }
+    Run { command: Command::new(program.as_ref()), limit: LIMIT }
 }
 
 /// A command with a time limit, whose two outputs are read together.

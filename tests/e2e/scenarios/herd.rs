@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const HERD: usize = 50;
-const LINE: u64 = 16 << 20;
+/// Slow enough that the line is what everybody waits for, on a small machine too.
+const LINE: u64 = 8 << 20;
 
 /// What one client has seen of the largest layer.
 struct Pull {
@@ -20,7 +21,7 @@ struct Pull {
 /// Every client asks as a real one does, the manifest by tag and then all blobs, and hashes what it gets.
 pub fn raw(world: &mut World) -> Outcome {
     world.serve()?;
-    let image = world.maker.image(Family::Docker, &[1 << 10, 1 << 20, 48 << 20]);
+    let image = world.maker.image(Family::Docker, &[1 << 10, 1 << 20, 24 << 20]);
     world.upstream.publish("herd/raw", "1", &image)?;
     let origin = world.through_nginx(REMOTE)?;
     world.front.set(Weather::Slow(LINE));
@@ -39,9 +40,9 @@ pub fn raw(world: &mut World) -> Outcome {
         "{HERD} clients, {} MB each, in {took:.1?}: {ratio:.2} of the ideal, median first byte {median:.0?}",
         image.blob_bytes() >> 20
     ));
-    // A cache that fetches for everyone anew would take as many times the ideal as there are clients.
-    let together = ratio < 2.5;
-    ensure!(together, "{HERD} clients took {ratio:.1} times as long as one alone would");
+    // A cache that fetches for each client anew takes the line as many times as there are clients.
+    let shared = ratio < HERD as f64 / 10.0;
+    ensure!(shared, "{HERD} clients took {ratio:.1} times as long as one alone would");
     Ok(())
 }
 
@@ -85,7 +86,7 @@ pub fn mixed(world: &mut World) -> Outcome {
     for client in ALL {
         world.ready(client)?;
     }
-    let image = world.maker.image(Family::Docker, &[1 << 10, 1 << 20, 32 << 20]);
+    let image = world.maker.image(Family::Docker, &[1 << 10, 1 << 20, 20 << 20]);
     world.upstream.publish("herd/mixed", "1", &image)?;
     let reference = format!("{REMOTE}/herd/mixed:1");
     world.front.set(Weather::Slow(LINE));
