@@ -32,11 +32,15 @@ pub enum Bug {
     AdmitBeforeEvicted,
     HitNotTouched,
     ShareIgnored,
+    RefusedEvictionRepeated,
+    RefusalPinsAgain,
+    ScanPinsAgain,
+    ScanBringsBackRemoved,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -65,6 +69,10 @@ impl Bug {
         Self::AdmitBeforeEvicted,
         Self::HitNotTouched,
         Self::ShareIgnored,
+        Self::RefusedEvictionRepeated,
+        Self::RefusalPinsAgain,
+        Self::ScanPinsAgain,
+        Self::ScanBringsBackRemoved,
     ];
 }
 
