@@ -66,7 +66,7 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
     match removed {
         Ok(Some(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
-            batch.delete::<CopyRow>(&digest).delete::<ContentRow>(&digest);
+            batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
                 // A row without its file is a plain miss.
                 tracing::warn!(%digest, %error, "an evicted blob's row stays behind");

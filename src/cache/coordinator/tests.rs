@@ -398,6 +398,20 @@ fn what_turns_out_to_be_pushed_is_not_chosen_again() {
     assert_eq!(desk.tell(Event::Lost { key: B1 }), [Action::PinnedLost { key: B1 }]);
 }
 
+/// Somebody asked for it while it was to go, and then it stayed: it counted as old as before, and was the next to go.
+#[test]
+fn what_was_wanted_while_it_was_to_go_counts_as_used() {
+    let mut desk = Desk::new();
+    desk.cached(B1, 10);
+    desk.cached(B2, 10);
+    assert_eq!(desk.tell(Event::Collect { key: B1 }), [evict(B1)]);
+    desk.now += 1;
+    desk.join(1, B1, 0);
+    desk.tell(Event::Unpin { key: B1 });
+    assert_eq!(desk.tell(Event::EvictRefused { key: B1 }), [ready(1)]);
+    assert_eq!(desk.tell(Event::Space { limit: 15 }), [evict(B2)]);
+}
+
 /// The sweep looked, then the last link went, then the sweep's word came: a pin of yesterday, which nobody would ever
 /// have taken away.
 #[test]
