@@ -23,6 +23,9 @@ use crate::telemetry::CacheGauges;
 const REQUESTS: usize = 4_096;
 /// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
 const REPORTS: usize = 65_536;
+/// How often the predicates that the simulation holds the coordinator to are looked at here: in a build for tests after
+/// every message.
+const CHECK_EVERY: Duration = if cfg!(debug_assertions) { Duration::ZERO } else { Duration::from_secs(10) };
 
 /// What a waiter learns.
 #[derive(Debug)]
@@ -115,6 +118,7 @@ impl Coordination {
             coordinator: Coordinator::new(Limits::default()),
             waiters: HashMap::new(),
             flights: HashMap::new(),
+            check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
@@ -237,6 +241,7 @@ struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
     flights: HashMap<FlightId, Flight>,
+    check_at: Millis,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
 }
@@ -258,6 +263,18 @@ impl Shell {
                 () = &mut stop => break,
             }
             self.show();
+            if clock.now() >= self.check_at {
+                self.check_at = clock.now().after(CHECK_EVERY);
+                self.check();
+            }
+        }
+    }
+
+    /// A broken promise is a bug of ours. The server goes on: it has nothing better left to do.
+    fn check(&self) {
+        if let Err(violation) = self.coordinator.check_under_way() {
+            self.shared.metrics.invariant_violation();
+            tracing::error!(%violation, "the state of the cache is not what it must be; please report this");
         }
     }
 
