@@ -32,11 +32,12 @@ pub enum Bug {
     AdmitBeforeEvicted,
     HitNotTouched,
     ShareIgnored,
+    NobodyJoins,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -65,6 +66,7 @@ impl Bug {
         Self::AdmitBeforeEvicted,
         Self::HitNotTouched,
         Self::ShareIgnored,
+        Self::NobodyJoins,
     ];
 }
 
