@@ -52,7 +52,7 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Tag(tag.clone()));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(from_memory(&answer));
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
@@ -196,7 +196,7 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Digest(*digest));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
@@ -294,6 +294,12 @@ impl Engine {
         self.shared.meta.apply(batch).await?;
         self.shared.answers.committed(repository, &image, [Of::Manifest(Reference::Tag(tag.clone()))]);
         Ok(())
+    }
+
+    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here.
+    fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
+        let now = self.shared.clock.now();
+        if scope.repository.is_failing(now) { None } else { self.shared.answers.get(key, now) }
     }
 
     fn remember(&self, key: AnswerKey, manifest: &Manifest, left: Option<Duration>, noted: Generation) {
