@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Generation, Of};
+use super::answers::{Answer, AnswerKey, Fresh, Generation, Of};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
 use crate::cache::{Failure, Freshness, Refusal, judge};
-use crate::clock::Millis;
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, MediaType, Reference, Tag, manifest};
 
@@ -62,9 +61,9 @@ impl Engine {
         let spec = &remote.spec;
         match judge(known.age, spec.tag_ttl, spec.stale_if_error) {
             Freshness::Fresh => {
-                let left = spec.tag_ttl.saturating_sub(known.age);
+                let until = self.shared.clock.now().after(spec.tag_ttl.saturating_sub(known.age));
                 let manifest = self.named(scope, &known.resolution, want, Verdict::Hit).await?;
-                self.remember(key, &manifest, Some(left), noted);
+                self.remember(key, &manifest, Some(Fresh { until, tag_ttl: spec.tag_ttl }), noted);
                 Ok(manifest)
             }
             freshness => {
@@ -200,21 +199,26 @@ impl Engine {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
-        if let Some(manifest) = self.stored(scope, digest, verdict).await? {
+        let stored = self.stored(scope, digest, verdict).await?;
+        let is_here = stored.is_some();
+        if let Some(manifest) = stored {
             let failing = scope.repository.is_failing(self.shared.clock.now());
-            if failing && !self.is_complete(&manifest).await? {
-                return Err(incomplete());
+            if !failing || self.is_complete(&manifest).await? {
+                self.remember(key, &manifest, None, noted);
+                return Ok(manifest);
             }
-            self.remember(key, &manifest, None, noted);
-            return Ok(manifest);
         }
+        // It is not here; or it is, and the upstream must show first that the rest of the image can be had.
         let task = Task::Fetch(Reference::Digest(*digest));
         match self.fly(scope, task, None).await? {
             Joined::Document { outcome: Outcome::Fetched(manifest), first } => {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 Ok(Manifest { verdict, ..manifest })
             }
-            Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown)),
+            Joined::Refused { why, story } => {
+                let error = refused(why, story.as_ref(), ErrorKind::ManifestUnknown);
+                Err(if is_here { incomplete(error) } else { error })
+            }
             _ => Err(lost_answer()),
         }
     }
@@ -296,22 +300,24 @@ impl Engine {
         Ok(())
     }
 
-    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here.
+    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here. Nor
+    /// where the freshness of a tag was reckoned by a policy that has changed.
     fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
         let now = self.shared.clock.now();
-        if scope.repository.is_failing(now) { None } else { self.shared.answers.get(key, now) }
+        let remote = scope.repository.remote().filter(|_| !scope.repository.is_failing(now))?;
+        let answer = self.shared.answers.get(key, now)?;
+        answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
     }
 
-    fn remember(&self, key: AnswerKey, manifest: &Manifest, left: Option<Duration>, noted: Generation) {
+    fn remember(&self, key: AnswerKey, manifest: &Manifest, fresh: Option<Fresh>, noted: Generation) {
         if manifest.bytes.is_empty() {
             return;
         }
-        let until: Option<Millis> = left.map(|left| self.shared.clock.now().after(left));
         let answer = Answer {
             digest: manifest.digest,
             media_type: Some(manifest.media_type.clone()),
             bytes: manifest.bytes.clone(),
-            until,
+            fresh,
         };
         self.shared.answers.insert(key, answer, noted);
     }
@@ -357,9 +363,7 @@ fn lost_answer() -> EngineError {
     EngineError::new(ErrorKind::Internal, "a flight brought back something else than it was sent for")
 }
 
-fn incomplete() -> EngineError {
-    EngineError::new(
-        ErrorKind::UpstreamUnavailable,
-        "the upstream does not answer, and not all of this image's layers are cached",
-    )
+fn incomplete(error: EngineError) -> EngineError {
+    let message = format!("{}; and not all of this image's layers are cached", error.message);
+    EngineError { message, ..error }
 }

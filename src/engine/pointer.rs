@@ -346,7 +346,7 @@ impl Flight<'_> {
             }
             attempts.failed(error);
         }
-        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream is configured")))
+        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream was asked")))
     }
 }
 

@@ -287,7 +287,9 @@ impl Drop for Line {
 
 /// All that a request counts.
 fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
-    let repository = note.repository.as_ref().map_or("-", |name| name.as_str());
+    // What is asked about a repository is no traffic of it, and may name one that does not exist.
+    let named = note.repository.as_ref().filter(|_| !note.action.starts_with("api."));
+    let repository = named.map_or("-", |name| name.as_str());
     let action = if note.action.is_empty() { "other" } else { note.action };
     metrics.request(repository, action, code);
     metrics.bytes_to_clients(repository, bytes);
