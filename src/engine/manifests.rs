@@ -11,12 +11,16 @@ use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
+use super::shared::Shared;
 use crate::cache::{Failure, Freshness, Refusal, judge};
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
-use crate::names::{Digest, MediaType, Reference, Tag, manifest};
+use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, Tag, manifest};
 
 /// How long a client waits for the upstream when something stale could be served instead.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same while the upstream is known to fail: time enough for it to show that it is back.
+const IMPATIENCE: Duration = Duration::from_millis(250);
 
 /// What is known of a tag, and for how long it has been so.
 struct Known {
@@ -62,7 +66,7 @@ impl Engine {
         match judge(known.age, spec.tag_ttl, spec.stale_if_error) {
             Freshness::Fresh => {
                 let until = self.shared.clock.now().after(spec.tag_ttl.saturating_sub(known.age));
-                let manifest = self.named(scope, &known.resolution, want, Verdict::Hit).await?;
+                let manifest = self.named(scope, tag, &known.resolution, want, Verdict::Hit).await?;
                 self.remember(key, &manifest, Some(Fresh { until, tag_ttl: spec.tag_ttl }), noted);
                 Ok(manifest)
             }
@@ -96,13 +100,10 @@ impl Engine {
         })
     }
 
-    /// Nothing is known of the tag. A HEAD costs the upstream a HEAD, a GET a GET.
+    /// Nothing is known of the tag. A HEAD tells its digest, and the GET is by digest, so that clients that ask by
+    /// tag and those that ask by digest share it: GETs are what registries count.
     async fn cold(&self, scope: &Scope, tag: &Tag, want: Want) -> Result<Manifest, EngineError> {
-        let task = match want {
-            Want::Head => Task::Resolve(tag.clone()),
-            Want::Body => Task::Fetch(Reference::Tag(tag.clone())),
-        };
-        match self.fly(scope, task, None).await? {
+        match self.fly(scope, Task::Resolve(tag.clone()), None).await? {
             Joined::Document { outcome, first } => {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 self.landed(scope, tag, outcome, want, verdict).await
@@ -120,13 +121,17 @@ impl Engine {
         want: Want,
         may_be_stale: bool,
     ) -> Result<Manifest, EngineError> {
-        let deadline = may_be_stale.then_some(PATIENCE);
+        let failing = scope.repository.is_failing(self.shared.clock.now());
+        let deadline = may_be_stale.then_some(if failing { IMPATIENCE } else { PATIENCE });
         let error = match self.fly(scope, Task::Resolve(tag.clone()), deadline).await {
             Ok(Joined::Document { outcome, .. }) => {
                 let unchanged = matches!(&outcome,
                     Outcome::Resolved(now) if now.digest == known.resolution.digest);
                 let verdict = if unchanged { Verdict::Revalidated } else { Verdict::Miss };
-                return self.landed(scope, tag, outcome, want, verdict).await;
+                match self.landed(scope, tag, outcome, want, verdict).await {
+                    Err(error) if error.kind != ErrorKind::ManifestUnknown => error,
+                    told => return told,
+                }
             }
             Ok(Joined::Refused { why, story }) => {
                 let error = refused(why, story.as_ref(), ErrorKind::ManifestUnknown);
@@ -156,11 +161,7 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         match outcome {
-            Outcome::Resolved(resolution) => {
-                let now = self.shared.clock.now();
-                self.shared.resolutions.note(&source(scope), tag, &resolution, now);
-                self.named(scope, &resolution, want, verdict).await
-            }
+            Outcome::Resolved(resolution) => self.named(scope, tag, &resolution, want, verdict).await,
             Outcome::Fetched(manifest) => Ok(Manifest { verdict, ..manifest }),
             _ => Err(lost_answer()),
         }
@@ -170,12 +171,19 @@ impl Engine {
     async fn named(
         &self,
         scope: &Scope,
+        tag: &Tag,
         resolution: &Resolution,
         want: Want,
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         match want {
-            Want::Body => self.manifest_by_digest(scope, &resolution.digest, verdict).await,
+            Want::Body => match self.manifest_by_digest(scope, &resolution.digest, verdict).await {
+                // The HEAD lied, or the tag moved and its old manifest went at once: the tag itself decides.
+                Err(error) if error.kind == ErrorKind::ManifestUnknown => {
+                    self.fetched(scope, Reference::Tag(tag.clone())).await
+                }
+                told => told,
+            },
             Want::Head => Ok(Manifest {
                 digest: resolution.digest,
                 media_type: resolution.media_type.clone(),
@@ -209,16 +217,17 @@ impl Engine {
             }
         }
         // It is not here; or it is, and the upstream must show first that the rest of the image can be had.
-        let task = Task::Fetch(Reference::Digest(*digest));
-        match self.fly(scope, task, None).await? {
+        let fetched = self.fetched(scope, Reference::Digest(*digest)).await;
+        if is_here { fetched.map_err(incomplete) } else { fetched }
+    }
+
+    async fn fetched(&self, scope: &Scope, reference: Reference) -> Result<Manifest, EngineError> {
+        match self.fly(scope, Task::Fetch(reference), None).await? {
             Joined::Document { outcome: Outcome::Fetched(manifest), first } => {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 Ok(Manifest { verdict, ..manifest })
             }
-            Joined::Refused { why, story } => {
-                let error = refused(why, story.as_ref(), ErrorKind::ManifestUnknown);
-                Err(if is_here { incomplete(error) } else { error })
-            }
+            Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::ManifestUnknown)),
             _ => Err(lost_answer()),
         }
     }
@@ -231,27 +240,12 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Option<Manifest>, EngineError> {
         let Source { repository, image } = source(scope);
-        let digest = *digest;
-        let document = self
-            .shared
-            .read(move |shared| {
-                if shared.meta.get::<LinkRow>(&(repository, image, digest))?.is_none() {
-                    return Ok(None);
-                }
-                Ok(shared.meta.get::<DocumentRow>(&digest)?)
-            })
-            .await?;
-        self.shared.touched.document(digest, self.shared.clock.wall());
-        Ok(document.and_then(|document| {
-            Some(Manifest {
-                digest,
-                media_type: MediaType::parse(&document.media_type)?,
-                size: document.bytes.len() as u64,
-                bytes: document.bytes,
-                verdict,
-                warning: None,
-            })
-        }))
+        let link = (repository, image, *digest);
+        let found = self.shared.read(move |shared| shared.linked_document(&link)).await?;
+        if found.is_some() {
+            self.shared.touched.document(*digest, self.shared.clock.wall());
+        }
+        Ok(found.map(|manifest| Manifest { verdict, ..manifest }))
     }
 
     /// The upstream does not answer well: what is here, if a client can be served all of it.
@@ -335,6 +329,27 @@ impl Engine {
         let key = FlightKey::Pointer(pointer);
         let join = Join { key, source, proven: true, negative, deadline };
         Ok(self.coordination.join(join).await?)
+    }
+}
+
+impl Shared {
+    /// A manifest from the metadata, if this image may show it. Blocks.
+    pub(super) fn linked_document(
+        &self,
+        link: &(RepositoryId, ImageName, Digest),
+    ) -> Result<Option<Manifest>, EngineError> {
+        if self.meta.get::<LinkRow>(link)?.is_none() {
+            return Ok(None);
+        }
+        let Some(document) = self.meta.get::<DocumentRow>(&link.2)? else { return Ok(None) };
+        Ok(MediaType::parse(&document.media_type).map(|media_type| Manifest {
+            digest: link.2,
+            media_type,
+            size: document.bytes.len() as u64,
+            bytes: document.bytes,
+            verdict: Verdict::Miss,
+            warning: None,
+        }))
     }
 }
 
