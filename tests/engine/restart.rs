@@ -58,13 +58,18 @@ async fn the_least_recently_used_go_first_and_readers_finish() {
         registry.add_image(&format!("a/n{number}"), "latest", image);
     }
     let house = House::build(&registry, settings, |_| {}).await;
-    for number in 0..3 {
+    for (number, image) in images.iter().enumerate().take(3) {
         let name = format!("a/n{number}");
         house.manifest(&name, "latest", Want::Body).await.unwrap();
-        house.pull(&name, &images[number].layers[0].digest).await.unwrap().whole();
+        house.pull(&name, &image.layers[0].digest).await.unwrap().whole();
     }
-    // The first one is used again; the second is the oldest now, and is being read.
-    house.pull("a/n0", &images[0].layers[0].digest).await.unwrap().whole();
+    // Used again in this order: the second is the oldest now. A fetch is over only when it is a hit.
+    for number in [1, 2, 0] {
+        let (name, digest) = (format!("a/n{number}"), images[number].layers[0].digest);
+        while house.blob(&name, &digest, "").await.unwrap().verdict != Verdict::Hit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     let reading = house.blob("a/n1", &images[1].layers[0].digest, "").await.unwrap();
     house.manifest("a/n3", "latest", Want::Body).await.unwrap();
     house.pull("a/n3", &images[3].layers[0].digest).await.unwrap().whole();
