@@ -35,7 +35,7 @@ impl Rival {
 
     fn round(&mut self, path: &str) {
         let before = cpu_seconds(self.pid);
-        let load = load::run(&self.address, &load::get(&self.address, path), CONNECTIONS, SPAN);
+        let load = load::run(&self.address, None, &load::get(&self.address, path), CONNECTIONS, SPAN);
         self.per_second.push(load.per_second());
         self.cpu_micros.push((cpu_seconds(self.pid) - before) * 1e6 / load.answers as f64);
     }

@@ -17,10 +17,21 @@ impl Nginx {
     /// With what stands in `http`, where `ADDRESS` is replaced by an address of its own and `DIR` by its
     /// directory. `None` where there is no nginx.
     pub fn start(http: &str) -> Option<Self> {
+        Self::with_files(http, &[])
+    }
+
+    /// With files in its directory, in which the same is replaced.
+    pub fn with_files(http: &str, files: &[(String, String)]) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         // Free at this moment; nobody else binds a port of the kernel's choice right after.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let http = http.replace("ADDRESS", &address).replace("DIR", dir.path().to_str().unwrap());
+        let own = |text: &str| text.replace("ADDRESS", &address).replace("DIR", dir.path().to_str().unwrap());
+        let http = own(http);
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, own(text)).unwrap();
+        }
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let text = format!(

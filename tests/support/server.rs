@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 use url::Url;
 
@@ -56,6 +57,20 @@ impl Server {
         let mut command = Command::new(BINARY);
         command.env_clear().args(args).arg("--data-dir").arg(self.dir.path());
         command.stdout(Stdio::null()).status().unwrap()
+    }
+
+    /// The figures of a herd of its own; the URL stands among `args`.
+    pub fn herd(args: &[&str]) -> Value {
+        let output = Self::herd_command(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    pub fn herd_command(args: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.env_clear().args(["bench", "herd", "--json"]).args(args).stdout(Stdio::piped());
+        command
     }
 
     pub fn url(&self, path: &str) -> String {
