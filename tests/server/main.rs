@@ -10,6 +10,7 @@ mod bad_input;
 mod client;
 mod credentials;
 mod house;
+mod listings;
 mod management;
 mod process;
 mod trouble;
