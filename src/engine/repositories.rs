@@ -249,7 +249,10 @@ fn revive(
     clock: &Clock,
 ) -> Result<Repository, EngineError> {
     match (make(id, name.clone(), spec.clone(), created, clock), spec) {
-        (Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }), RepositorySpec::Remote(spec)) => {
+        (
+            Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+            RepositorySpec::Remote(spec),
+        ) => {
             tracing::error!(repository = %name, field, why = message,
                 "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
             let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));

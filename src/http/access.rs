@@ -120,7 +120,8 @@ enum HeadFault {
 }
 
 fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
-    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    let size =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
     if parts.headers.iter().map(size).sum::<usize>() > LARGEST_HEAD {
         return Err(HeadFault::Large);
     }

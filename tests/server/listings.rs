@@ -57,9 +57,10 @@ async fn cursors_of_the_upstreams_own_kind_are_passed_on() {
     let link = "</v2/library/redis/tags/list?n=1&next_page=gAAA%3D%3D>; rel=\"next\"";
     registry.always("tags/list?n=1&next_page=gAAA%3D%3D", page(json!(["second"]), None));
     registry.always("tags/list?n=1", page(json!(["first"]), Some(link)));
-    for (first, host) in [(format!("{TAGS}?n=1"), None), ("/v2/redis/tags/list?n=1&ns=docker.io".to_owned(), None)]
-        .into_iter()
-        .chain([("/v2/redis/tags/list?n=1".to_owned(), Some("docker-remote.localhost"))])
+    for (first, host) in
+        [(format!("{TAGS}?n=1"), None), ("/v2/redis/tags/list?n=1&ns=docker.io".to_owned(), None)]
+            .into_iter()
+            .chain([("/v2/redis/tags/list?n=1".to_owned(), Some("docker-remote.localhost"))])
     {
         let ask = |target: &str| match host {
             Some(host) => Ask::get(target).host(host),
@@ -80,7 +81,9 @@ async fn cursors_of_the_upstreams_own_kind_are_passed_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_is_longer_than_ours() {
     let (registry, house, _) = hub(1).await;
-    for (asked, passed) in [("?n=5000", "n=1000"), ("?n=99999999999999999999", "n=1000"), ("", ""), ("?n=7", "n=7")] {
+    for (asked, passed) in
+        [("?n=5000", "n=1000"), ("?n=99999999999999999999", "n=1000"), ("", ""), ("?n=7", "n=7")]
+    {
         registry.forget();
         assert_eq!(house.get(&format!("{TAGS}{asked}")).await.status, 200, "{asked}");
         assert_eq!(registry.asked("/tags/list")[0].query, passed, "{asked}");
@@ -123,7 +126,11 @@ async fn lists_that_make_no_sense_are_gateway_errors() {
     }
     let (registry, house, _) = hub(1).await;
     registry.always("/tags/list", Fault::answer(200, &json, r#"{"name":"library/redis","tags":null}"#));
-    assert_eq!(house.get(TAGS).await.json()["tags"], json!([]), "as distribution says of an image without tags");
+    assert_eq!(
+        house.get(TAGS).await.json()["tags"],
+        json!([]),
+        "as distribution says of an image without tags"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
