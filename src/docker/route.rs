@@ -266,9 +266,10 @@ pub fn without_namespace(query: &str) -> String {
 /// The query as the upstream is to read it: whatever its cursors are called, and never a longer page than ours.
 fn passed_on(query: &str, n: Option<u32>) -> String {
     let query = without_namespace(query);
-    let kept = query.split('&').filter(|part| !part.is_empty() && !is(part, "n"));
-    let n = n.map(|n| format!("n={n}"));
-    kept.chain(n.as_deref()).collect::<Vec<_>>().join("&")
+    let mut n = n.map(|n| format!("n={n}"));
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    let kept = parts.filter_map(|part| if is(part, "n") { n.take() } else { Some(part.to_owned()) });
+    kept.collect::<Vec<_>>().join("&")
 }
 
 /// Whether a part of a query is this parameter, however it is spelt.
@@ -407,8 +408,8 @@ mod tests {
         };
         let all = |n, last: Option<&str>, query: &str| Ok((n, last.map(str::to_owned), query.to_owned()));
         assert_eq!(page(""), all(None, None, ""));
-        assert_eq!(page("n=0&last=v1%2Bx"), all(Some(0), Some("v1+x"), "last=v1%2Bx&n=0"));
-        assert_eq!(page("n=1000000000000000000&last="), all(Some(MAX_PAGE), None, "last=&n=1000"));
+        assert_eq!(page("n=0&last=v1%2Bx"), all(Some(0), Some("v1+x"), "n=0&last=v1%2Bx"));
+        assert_eq!(page("n=1000000000000000000&last="), all(Some(MAX_PAGE), None, "n=1000&last="));
         // A cursor of the upstream's own, and no way around the longest page.
         assert_eq!(page("next_page=gAAA%3D&ns=quay.io&%6Es=x"), all(None, None, "next_page=gAAA%3D"));
         assert_eq!(page("n=5&%6E=99999&n=99999"), all(Some(5), None, "n=5"));

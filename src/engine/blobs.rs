@@ -118,7 +118,7 @@ impl Engine {
         self.prove(scope, digest).await.map(|()| None)
     }
 
-    async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+    pub(super) async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
         match self.fly(scope, Task::Prove(*digest), None).await? {
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
             _ => Ok(()),
