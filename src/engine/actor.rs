@@ -14,7 +14,7 @@ use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep;
+use super::sweep::{self, Eviction};
 use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
 use crate::clock::Millis;
 use crate::telemetry::CacheGauges;
@@ -437,9 +437,12 @@ impl Shell {
         let shared = Arc::clone(&self.shared);
         let reports = self.reports.clone();
         self.shared.tasks.spawn(async move {
-            let gone = sweep::evict(&shared, &digest).await;
             let key = FlightKey::Content(digest);
-            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
+            let event = match sweep::evict(&shared, &digest).await {
+                Eviction::Done => Event::EvictDone { key },
+                Eviction::Pushed => Event::EvictRefused { key },
+                Eviction::Failed => Event::EvictFailed { key },
+            };
             // Fails only when the actor has stopped.
             let _ = reports.send(Report::Event(event)).await;
         });
