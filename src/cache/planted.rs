@@ -32,6 +32,7 @@ pub enum Bug {
     AdmitBeforeEvicted,
     HitNotTouched,
     ShareIgnored,
+    NobodyJoins,
     RefusedEvictionRepeated,
     RefusalPinsAgain,
     ScanPinsAgain,
@@ -40,7 +41,7 @@ pub enum Bug {
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -69,6 +70,7 @@ impl Bug {
         Self::AdmitBeforeEvicted,
         Self::HitNotTouched,
         Self::ShareIgnored,
+        Self::NobodyJoins,
         Self::RefusedEvictionRepeated,
         Self::RefusalPinsAgain,
         Self::ScanPinsAgain,

@@ -115,7 +115,7 @@ impl Coordination {
         let (requests, request_inbox) = mpsc::channel(REQUESTS);
         let (reports, report_inbox) = mpsc::channel(REPORTS);
         let shell = Shell {
-            coordinator: Coordinator::new(Limits::default()),
+            coordinator: coordinator(),
             waiters: HashMap::new(),
             flights: HashMap::new(),
             check_at: shared.clock.now(),
@@ -220,6 +220,21 @@ impl FillLine {
         // Without an actor nobody joins any more, so nobody misses the new tail.
         let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
     }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    Coordinator::new(Limits::default())
+}
+
+/// With the bug that the environment names, so that tests of the whole server can show that they would notice.
+#[cfg(feature = "planted-bugs")]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    let Ok(name) = std::env::var("BINARYREPO_PLANTED_BUG") else {
+        return Coordinator::new(Limits::default());
+    };
+    let bug = crate::cache::Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    Coordinator::with_bug(Limits::default(), bug.expect("BINARYREPO_PLANTED_BUG names a planted bug"))
 }
 
 struct Waiter {

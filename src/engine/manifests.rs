@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Generation, Of};
+use super::answers::{Answer, AnswerKey, Fresh, Generation, Of};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
 use super::shared::Shared;
 use crate::cache::{Failure, Freshness, Refusal, judge};
-use crate::clock::Millis;
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, Tag, manifest};
 
@@ -56,7 +55,7 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Tag(tag.clone()));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(from_memory(&answer));
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
@@ -66,9 +65,9 @@ impl Engine {
         let spec = &remote.spec;
         match judge(known.age, spec.tag_ttl, spec.stale_if_error) {
             Freshness::Fresh => {
-                let left = spec.tag_ttl.saturating_sub(known.age);
+                let until = self.shared.clock.now().after(spec.tag_ttl.saturating_sub(known.age));
                 let manifest = self.named(scope, tag, &known.resolution, want, Verdict::Hit).await?;
-                self.remember(key, &manifest, Some(left), noted);
+                self.remember(key, &manifest, Some(Fresh { until, tag_ttl: spec.tag_ttl }), noted);
                 Ok(manifest)
             }
             freshness => {
@@ -204,19 +203,21 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Digest(*digest));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
-        if let Some(manifest) = self.stored(scope, digest, verdict).await? {
-            let failing = scope.repository.is_failing(self.shared.clock.now());
-            if failing && !self.is_complete(&manifest).await? {
-                return Err(incomplete());
-            }
-            self.remember(key, &manifest, None, noted);
-            return Ok(manifest);
+        let Some(manifest) = self.stored(scope, digest, verdict).await? else {
+            return self.fetched(scope, Reference::Digest(*digest)).await;
+        };
+        // While the upstream fails, it must show first that the rest of the image can be had.
+        if scope.repository.is_failing(self.shared.clock.now())
+            && let Some(missing) = self.first_missing(&manifest).await?
+        {
+            self.prove(scope, &missing).await.map_err(incomplete)?;
         }
-        self.fetched(scope, Reference::Digest(*digest)).await
+        self.remember(key, &manifest, None, noted);
+        Ok(manifest)
     }
 
     async fn fetched(&self, scope: &Scope, reference: Reference) -> Result<Manifest, EngineError> {
@@ -251,7 +252,7 @@ impl Engine {
         let Some(manifest) = self.stored(scope, &known.resolution.digest, Verdict::Stale).await? else {
             return Err(error);
         };
-        if !self.is_complete(&manifest).await? {
+        if self.first_missing(&manifest).await?.is_some() {
             return Err(error);
         }
         let minutes = known.age.as_secs() / 60;
@@ -261,23 +262,23 @@ impl Engine {
         Ok(Manifest { warning: Some(warning), ..manifest })
     }
 
-    /// Whether an image's config and layers all lie here. Some clients choose a mirror by the manifest and never
-    /// fall back afterwards. An index is complete by itself; its children are judged one by one.
-    async fn is_complete(&self, manifest: &Manifest) -> Result<bool, EngineError> {
-        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(true) };
+    /// Of an image's config and layers the first that does not lie here. Some clients choose a mirror by the
+    /// manifest and never fall back afterwards. An index misses nothing; its children are judged one by one.
+    async fn first_missing(&self, manifest: &Manifest) -> Result<Option<Digest>, EngineError> {
+        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(None) };
         if view.is_index {
-            return Ok(true);
+            return Ok(None);
         }
         let needed: Vec<Digest> =
             view.references.iter().filter(|named| !named.external).map(|named| named.digest).collect();
         self.shared
             .read(move |shared| {
-                for digest in &needed {
-                    if shared.meta.get::<CopyRow>(digest)?.is_none() {
-                        return Ok(false);
+                for digest in needed {
+                    if shared.meta.get::<CopyRow>(&digest)?.is_none() {
+                        return Ok(Some(digest));
                     }
                 }
-                Ok(true)
+                Ok(None)
             })
             .await
     }
@@ -292,16 +293,24 @@ impl Engine {
         Ok(())
     }
 
-    fn remember(&self, key: AnswerKey, manifest: &Manifest, left: Option<Duration>, noted: Generation) {
+    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here. Nor
+    /// where the freshness of a tag was reckoned by a policy that has changed.
+    fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
+        let now = self.shared.clock.now();
+        let remote = scope.repository.remote().filter(|_| !scope.repository.is_failing(now))?;
+        let answer = self.shared.answers.get(key, now)?;
+        answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
+    }
+
+    fn remember(&self, key: AnswerKey, manifest: &Manifest, fresh: Option<Fresh>, noted: Generation) {
         if manifest.bytes.is_empty() {
             return;
         }
-        let until: Option<Millis> = left.map(|left| self.shared.clock.now().after(left));
         let answer = Answer {
             digest: manifest.digest,
             media_type: Some(manifest.media_type.clone()),
             bytes: manifest.bytes.clone(),
-            until,
+            fresh,
         };
         self.shared.answers.insert(key, answer, noted);
     }
@@ -368,9 +377,9 @@ fn lost_answer() -> EngineError {
     EngineError::new(ErrorKind::Internal, "a flight brought back something else than it was sent for")
 }
 
-fn incomplete() -> EngineError {
-    EngineError::new(
-        ErrorKind::UpstreamUnavailable,
-        "the upstream does not answer, and not all of this image's layers are cached",
-    )
+/// The manifest is here, and a layer is neither here nor to be had: to the client, the upstream's failure.
+fn incomplete(error: EngineError) -> EngineError {
+    let kind = if error.kind == ErrorKind::BlobUnknown { ErrorKind::UpstreamUnavailable } else { error.kind };
+    let message = format!("not all of this image's layers are cached, and {}", error.message);
+    EngineError { kind, message, ..error }
 }

@@ -8,7 +8,7 @@ use super::actor::FillGuard;
 use super::answers::Of;
 use super::attempts::{self, Attempts};
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
-use super::model::{EngineError, Manifest, PageQuery, Verdict};
+use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
         Task::Fetch(reference) => flight.fetch(reference).await,
         Task::Prove(digest) => flight.prove(digest).await,
         Task::Verify(digest) => flight.verify(digest).await,
-        Task::Tags(query) => flight.tags(query).await,
+        Task::Tags { query } => flight.tags(query).await,
         Task::Referrers { digest, query } => flight.referrers(digest, query).await,
     };
     match ended {
@@ -280,8 +280,8 @@ impl Flight<'_> {
         Ok(Outcome::Verified(row.is_some()))
     }
 
-    async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
-        let page = self.listing("tags", Listing::Tags, tags_query(query)).await?;
+    async fn tags(&self, query: &str) -> Result<Outcome, Ended> {
+        let page = self.listing("tags", Listing::Tags, query.to_owned()).await?;
         Ok(Outcome::Page(ListingPage {
             bytes: page.bytes,
             next_query: page.next_query,
@@ -377,7 +377,7 @@ impl Flight<'_> {
             }
             attempts.failed(error);
         }
-        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream is configured")))
+        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream was asked")))
     }
 }
 
@@ -398,17 +398,6 @@ fn check(reference: &Reference, body: &ManifestBody) -> Result<Digest, Ended> {
         }
         _ => Ok(computed),
     }
-}
-
-fn tags_query(query: &PageQuery) -> String {
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    if let Some(n) = query.n {
-        pairs.append_pair("n", &n.to_string());
-    }
-    if let Some(last) = &query.last {
-        pairs.append_pair("last", last);
-    }
-    pairs.finish()
 }
 
 /// A captive portal answers everything with 200 and a web page.

@@ -28,6 +28,8 @@ impl<K: Key, S: Source> Coordinator<K, S> {
             out.push(Action::Ready { waiter: id, flight: None });
         } else if let Some(failure) = self.memory.recall(now, &waiter.key, &waiter.source) {
             out.push(Action::Refuse { waiter: id, why: Refusal::Remembered(failure) });
+        } else if self.planted.is(Bug::NobodyJoins) && self.slots.contains_key(&waiter.key) {
+            out.push(Action::Refuse { waiter: id, why: Refusal::Bypass });
         } else if let Some(flight) = self.admitted_flight(&waiter.key) {
             out.push(Action::Attach { waiter: id, flight });
         } else {
