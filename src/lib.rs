@@ -53,7 +53,7 @@ use crate::engine::{
     Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
     Settings,
 };
-use crate::http::{Gate, Limits, Listener, Service};
+use crate::http::{Gate, Limits, Listener, Pace, Service};
 use crate::meta::MetaError;
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
@@ -141,7 +141,7 @@ pub async fn serve(
         connections: config.server.max_connections,
         first_head: config.server.header_timeout,
         idle: config.server.idle_timeout,
-        ..Limits::default()
+        stalled_write: config.server.write_timeout,
     };
     let grace = config.server.shutdown_grace;
     let stopped = http::serve(vec![listener, admin], service, limits, shutdown, grace).await;
@@ -267,6 +267,7 @@ fn front(config: &Config, token: Secret) -> http::Settings {
             .map(|url| url.as_str().trim_end_matches('/').to_owned()),
         strangers: config.server.lets_strangers_in(),
         open_access: config.server.open_access,
+        pace: Pace::over(config.server.body_timeout),
     }
 }
 

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 
 use super::allowed::{administrators_only, managed};
 use super::body::{self, Form, required};
-use super::content::canonical;
 use super::error::ApiError;
 use super::repository;
 use crate::engine::{Account, Engine, Grant, Principal};
@@ -102,7 +101,7 @@ fn resolve(
     };
     let found = repository::find(engine, name, |_| true)?;
     let exactly = images.as_str().parse::<ImageName>().ok();
-    let images = exactly.map_or(images, |image| ImagePattern::exactly(&canonical(&found, &image)));
+    let images = exactly.map_or(images, |image| ImagePattern::exactly(&found.canonical(image)));
     Ok((Some(found.id), images))
 }
 

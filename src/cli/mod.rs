@@ -1,6 +1,7 @@
 //! Owns the command line: which commands there are, and what their end looks like. One file per command.
 //! Must not know: protocol, how anything is stored.
 
+mod bench;
 mod connect;
 mod error;
 mod health;
@@ -64,6 +65,9 @@ enum Command {
     /// The administrator's token, and access tokens for users and robots
     #[command(subcommand)]
     Token(people::token::Command),
+    /// Measure a running registry
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Show the version
     Version(VersionArgs),
 }
@@ -89,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),
+        Command::Bench(command) => bench::run(&command),
         Command::Version(args) => version(&args),
     };
     match result {

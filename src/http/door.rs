@@ -1,11 +1,14 @@
 //! Owns which room a path belongs to. Pure. Must not know: what the rooms do with it.
 
-use http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
+use std::time::Duration;
+
+use http::header::{ALLOW, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::json;
 
 use super::auth::Refusal;
 use super::body::BodyFault;
+use crate::api::ApiError;
 use crate::docker::{Site, token_path};
 use crate::engine::LogInFault;
 use crate::reply::{Note, Reply};
@@ -82,32 +85,43 @@ pub fn scrape(metrics: &Metrics) -> Reply {
     Reply::bytes(StatusCode::OK, Metrics::CONTENT_TYPE, metrics.encode()).with_note(Note::of("metrics"))
 }
 
-/// Somebody may not manage.
+/// Somebody may not manage. Under a name where the management API is not, the answer is the registry's.
 pub fn refused(refusal: Refusal) -> Reply {
     let message = refusal.to_string();
     let reply = match refusal {
         Refusal::Elsewhere => Reply::error(StatusCode::NOT_FOUND, "UNSUPPORTED", &message, None),
-        Refusal::ForeignSite => Reply::error(StatusCode::FORBIDDEN, "DENIED", &message, None),
-        Refusal::NoToken => Reply::error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", &message, None)
+        Refusal::ForeignSite => ApiError::new(StatusCode::FORBIDDEN, message).into_reply(),
+        Refusal::NoToken => ApiError::new(StatusCode::UNAUTHORIZED, message)
+            .with_hint("`binaryrepo token show` on the server's machine prints it")
+            .into_reply()
             .with_header(WWW_AUTHENTICATE, "Bearer realm=\"binaryrepo\""),
         Refusal::Later(LogInFault::TooMany { retry_after }) => {
-            Reply::error(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", &message, None)
-                .with_header(RETRY_AFTER, &retry_after.as_secs().max(1).to_string())
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).with_wait(retry_after).into_reply()
         }
-        Refusal::Later(_) => Reply::error(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &message, None)
-            .with_header(RETRY_AFTER, "1"),
+        Refusal::Later(_) => {
+            let wait = Duration::from_secs(1);
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_wait(wait).into_reply()
+        }
     };
     reply.with_note(Note::of("api.refused"))
 }
 
-/// A request's body was not read to its end.
+/// The body of a management request was not read to its end.
 pub fn unread(fault: &BodyFault) -> Reply {
-    let status = match fault {
+    ApiError::new(status(fault), fault.to_string()).into_reply().with_note(Note::of("api.unread"))
+}
+
+/// The form that asks for a token was not read to its end.
+pub fn unread_form(fault: &BodyFault) -> Reply {
+    Reply::error(status(fault), "UNSUPPORTED", &fault.to_string(), None).with_note(Note::of("token"))
+}
+
+fn status(fault: &BodyFault) -> StatusCode {
+    match fault {
         BodyFault::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         BodyFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
         BodyFault::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    Reply::error(status, "BAD_REQUEST", &fault.to_string(), None).with_note(Note::of("api.unread"))
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod listener;
 mod watched;
 
 pub use auth::Gate;
+pub use body::Pace;
 pub use caller::Peer;
 pub use listener::{Handler, Limits, Listener, Stopped, serve};
 
@@ -32,7 +33,7 @@ use crate::engine::{Engine, Identity};
 use crate::reply::{Note, Reply};
 use crate::telemetry::Held;
 use access::{Arrival, Envelope, Line, closing};
-use body::{Pace, Paced, ResponseBody};
+use body::{Paced, ResponseBody};
 use caller::Caller;
 use door::Door;
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub strangers: bool,
     /// Whether remotes without stored credentials are open to strangers even so.
     pub open_access: bool,
+    /// The slowest that a request's body may come.
+    pub pace: Pace,
 }
 
 /// Answers every request of every connection. Cheap to clone.
@@ -62,15 +65,16 @@ struct Front {
     public_origin: Option<String>,
     strangers: bool,
     open_access: bool,
+    pace: Pace,
     envelope: Envelope,
 }
 
 impl Service {
     pub fn new(engine: Engine, settings: Settings, clock: Clock) -> Self {
         let metrics = engine.metrics().clone();
-        let Settings { site, trusted_proxies, gate, public_origin, strangers, open_access } = settings;
+        let Settings { site, trusted_proxies, gate, public_origin, strangers, open_access, pace } = settings;
         let envelope = Envelope { metrics, clock, trusted_proxies };
-        Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, envelope }))
+        Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, pace, envelope }))
     }
 }
 
@@ -134,10 +138,10 @@ impl Front {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller } = arrival;
-        let paced = Paced::new(body, Pace::default(), self.envelope.clock.clone());
+        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         let form = match body::collect(paced, docker::MAX_FORM).await {
             Ok(form) => form,
-            Err(fault) => return closing(door::unread(&fault)),
+            Err(fault) => return closing(door::unread_form(&fault)),
         };
         let visit = self.visit(&caller, &parts).await;
         let context = visit.context(&self.site, &caller);
@@ -168,7 +172,7 @@ impl Front {
             Ok(principal) => principal,
             Err(refusal) => return closing(door::refused(refusal)),
         };
-        let paced = Paced::new(body, Pace::default(), self.envelope.clock.clone());
+        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         match body::collect(paced, management::MAX_BODY).await {
             Ok(body) => {
                 let path = parts.uri.path().to_owned();
