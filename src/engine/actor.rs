@@ -14,7 +14,7 @@ use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep;
+use super::sweep::{self, Eviction};
 use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
 use crate::clock::Millis;
 use crate::telemetry::CacheGauges;
@@ -23,6 +23,9 @@ use crate::telemetry::CacheGauges;
 const REQUESTS: usize = 4_096;
 /// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
 const REPORTS: usize = 65_536;
+/// How often the predicates that the simulation holds the coordinator to are looked at here: in a build for tests after
+/// every message.
+const CHECK_EVERY: Duration = if cfg!(debug_assertions) { Duration::ZERO } else { Duration::from_secs(10) };
 
 /// What a waiter learns.
 #[derive(Debug)]
@@ -112,9 +115,10 @@ impl Coordination {
         let (requests, request_inbox) = mpsc::channel(REQUESTS);
         let (reports, report_inbox) = mpsc::channel(REPORTS);
         let shell = Shell {
-            coordinator: Coordinator::new(Limits::default()),
+            coordinator: coordinator(),
             waiters: HashMap::new(),
             flights: HashMap::new(),
+            check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
@@ -218,6 +222,21 @@ impl FillLine {
     }
 }
 
+#[cfg(not(feature = "planted-bugs"))]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    Coordinator::new(Limits::default())
+}
+
+/// With the bug that the environment names, so that tests of the whole server can show that they would notice.
+#[cfg(feature = "planted-bugs")]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    let Ok(name) = std::env::var("BINARYREPO_PLANTED_BUG") else {
+        return Coordinator::new(Limits::default());
+    };
+    let bug = crate::cache::Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    Coordinator::with_bug(Limits::default(), bug.expect("BINARYREPO_PLANTED_BUG names a planted bug"))
+}
+
 struct Waiter {
     source: Source,
     proven: bool,
@@ -237,6 +256,7 @@ struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
     flights: HashMap<FlightId, Flight>,
+    check_at: Millis,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
 }
@@ -258,6 +278,18 @@ impl Shell {
                 () = &mut stop => break,
             }
             self.show();
+            if clock.now() >= self.check_at {
+                self.check_at = clock.now().after(CHECK_EVERY);
+                self.check();
+            }
+        }
+    }
+
+    /// A broken promise is a bug of ours. The server goes on: it has nothing better left to do.
+    fn check(&self) {
+        if let Err(violation) = self.coordinator.check_under_way() {
+            self.shared.metrics.invariant_violation();
+            tracing::error!(%violation, "the state of the cache is not what it must be; please report this");
         }
     }
 
@@ -422,9 +454,12 @@ impl Shell {
         let shared = Arc::clone(&self.shared);
         let reports = self.reports.clone();
         self.shared.tasks.spawn(async move {
-            let gone = sweep::evict(&shared, &digest).await;
             let key = FlightKey::Content(digest);
-            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
+            let event = match sweep::evict(&shared, &digest).await {
+                Eviction::Done => Event::EvictDone { key },
+                Eviction::Pushed => Event::EvictRefused { key },
+                Eviction::Failed => Event::EvictFailed { key },
+            };
             // Fails only when the actor has stopped.
             let _ = reports.send(Report::Event(event)).await;
         });

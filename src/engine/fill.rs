@@ -17,9 +17,7 @@ use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
 use crate::clock::Millis;
-use crate::meta::{
-    Batch, ContentRow, CopyRow, DraftRow, DraftSource, Durability as Commit, LinkRow, MetaExt as _,
-};
+use crate::meta::{Batch, CopyRow, DraftRow, DraftSource, Durability as Commit, LinkRow, MetaExt as _};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Draft, Durability};
 use crate::upstream::{BlobResponse, Kind, Resume, Upstream, UpstreamError};
@@ -308,7 +306,6 @@ impl Fill {
         let link = (source.repository, source.image.clone(), self.digest);
         let mut batch = Batch::new(Commit::Relaxed);
         batch.put(&link, &LinkRow { media_type: None, size, origin_proven: true });
-        batch.put(&self.digest, &ContentRow { size, pushed: false });
         let copy = CopyRow {
             size,
             durable: false,

@@ -57,6 +57,8 @@ impl House {
     pub async fn restart(self) -> Self {
         self.engine.shutdown().await;
         let Self { dir, settings, engine } = self;
+        let metrics = engine.metrics().encode();
+        assert!(metrics.contains("binaryrepo_invariant_violations_total 0\n"), "{metrics}");
         drop(engine);
         let engine = open(&dir, &settings).await;
         Self { engine, dir, settings }
@@ -84,6 +86,17 @@ impl House {
     /// How many drafts lie in the data directory.
     pub fn drafts(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count()
+    }
+
+    /// Waits until no fetch is under way: the last byte goes out before a blob lies in its place.
+    pub async fn rest(&self) {
+        for _ in 0..500 {
+            if self.engine.status().await.counts.flights == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("fetches do not end within ten seconds");
     }
 
     /// Waits until `done`, in real time, or fails.
