@@ -67,6 +67,7 @@ pub fn may(
 }
 
 /// Whether this caller may see that there is this image, in a listing of many.
+#[expect(dead_code, reason = "listings come with local repositories")]
 pub fn readable(context: &Context<'_>, repository: &Repository, image: &ImageName) -> bool {
     known(context)
         .is_ok_and(|identity| allows(context.openness, &identity.principal, repository, image, Role::Read))
