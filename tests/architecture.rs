@@ -12,7 +12,10 @@ use std::path::Path;
 /// room that stands above it in this list, so the list has no circles.
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli", "lib"]),
-    ("cli", &["lib", "config", "http", "api", "reply", "form", "text", "engine", "names", "telemetry", "clock"]),
+    (
+        "cli",
+        &["lib", "config", "http", "api", "reply", "form", "text", "engine", "names", "telemetry", "clock"],
+    ),
     (
         "lib",
         &[

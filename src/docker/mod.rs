@@ -77,7 +77,7 @@ async fn answer(
     let directory = Visible { repositories: engine.repositories(), direct: context.direct };
     let address = entrance.resolve(&directory, name)?;
     describe(note, &address, &action);
-    let call = Call { engine, request, directory: &directory, address: &address, direct: context.direct };
+    let call = Call { engine, context, request, directory: &directory, address: &address };
     let reply = call.act(action).await.unwrap_or_else(|error| error.into_reply(context.request_id));
     Ok(match &address.namespace {
         Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
@@ -88,16 +88,16 @@ async fn answer(
 /// A request whose address was found.
 struct Call<'a> {
     engine: &'a Engine,
+    context: &'a Context<'a>,
     request: &'a Parts,
     directory: &'a Visible<'a>,
     address: &'a Address,
-    direct: bool,
 }
 
 impl Call<'_> {
     async fn act(&self, action: Action) -> Result<Reply, WireError> {
         let Self { engine, address, .. } = self;
-        permit::may_pull(&address.repository, self.direct)?;
+        permit::may(self.context, &address.repository, &address.image, action.right())?;
         let headers = &self.request.headers;
         let scope = Scope { repository: address.repository.clone(), image: address.image.clone() };
         match action {

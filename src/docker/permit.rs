@@ -1,8 +1,38 @@
-//! Owns who may pull: the one function that every path to bytes asks before anything is looked up.
+//! Owns who may do what: the one function that every path to bytes asks before anything is looked up.
 //! Must not know: where the bytes are, and how the caller is recognised.
 
+use super::Context;
 use super::wire::{Code, WireError};
-use crate::engine::Repository;
+use crate::engine::{Repository, RepositoryKind};
+use crate::names::ImageName;
+
+/// What a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    Pull,
+    Push,
+    Delete,
+}
+
+/// Whether this caller may do this with this image. Pushes and deletions are for callers on this machine.
+pub fn may(
+    context: &Context<'_>,
+    repository: &Repository,
+    _: &ImageName,
+    right: Right,
+) -> Result<(), WireError> {
+    may_pull(repository, context.direct)?;
+    match (right, &repository.kind) {
+        (Right::Pull, _) => Ok(()),
+        // A cache takes none from anybody, and says so itself.
+        (Right::Push | Right::Delete, RepositoryKind::Remote(_)) => Ok(()),
+        (Right::Push | Right::Delete, RepositoryKind::Local) if context.direct => Ok(()),
+        (Right::Push | Right::Delete, RepositoryKind::Local) => {
+            let message = format!("{} takes pushes and deletions from its own machine only", repository.name);
+            Err(WireError::new(Code::Denied, message))
+        }
+    }
+}
 
 /// A remote that uses somebody's credentials shows what that account may see. Beyond this machine it is open
 /// only where its settings say so.
@@ -28,8 +58,24 @@ pub fn may_pull(repository: &Repository, direct: bool) -> Result<(), WireError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::Site;
     use crate::docker::address::tests::{remote, repository};
-    use crate::engine::{RepositoryKind, Secret};
+    use crate::engine::Secret;
+
+    #[test]
+    fn a_local_repository_is_written_from_its_own_machine() {
+        let local = repository(5, "local", RepositoryKind::Local);
+        let image = "team/app".parse().expect("a name");
+        let site = Site::default();
+        let context =
+            |direct| Context { site: &site, host: "localhost", prefix: None, direct, request_id: "" };
+        for right in [Right::Push, Right::Delete] {
+            assert_eq!(may(&context(true), &local, &image, right), Ok(()));
+            let error = may(&context(false), &local, &image, right).expect_err("from elsewhere");
+            assert_eq!(error.status.as_u16(), 403);
+        }
+        assert_eq!(may(&context(false), &local, &image, Right::Pull), Ok(()));
+    }
 
     #[test]
     fn stored_credentials_close_a_remote_to_strangers() {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode};
 
+use super::permit::Right;
 use super::wire::{Code, WireError};
 use crate::engine::{PageQuery, Want};
 use crate::names::{Digest, Reference, ReferenceError};
@@ -71,6 +72,17 @@ pub enum Push {
 }
 
 impl Action {
+    /// What the caller must be allowed to.
+    pub const fn right(&self) -> Right {
+        match self {
+            Self::Manifest { .. } | Self::Blob { .. } | Self::Tags { .. } | Self::Referrers { .. } => {
+                Right::Pull
+            }
+            Self::Push(Push::PutManifest | Push::Upload) => Right::Push,
+            Self::Push(Push::DeleteManifest | Push::DeleteBlob) => Right::Delete,
+        }
+    }
+
     /// The word for log and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
