@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e simulate demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -46,6 +46,9 @@ e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (roo
 		containerd ctr=containerd debootstrap openssl curl
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
 
+simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N replays one)
+	SIM_SCHEDULES=$${SIM_SCHEDULES:-10000000} cargo test --locked --features planted-bugs --test simulation -- --nocapture
+
 demo: rust ## 100 cold clients, one slow upstream, no Docker and no internet: prints who fetched what
 	cargo test $(cargo_flags) --test demo -- $(ARGS)
 
@@ -77,7 +80,7 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
-nightly: test lint e2e ## Everything, and the advisories, which need the network
+nightly: test lint e2e simulate ## Everything, ten million schedules, and the advisories, which need the network
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
 		cargo deny --locked check advisories; \
 	else \

@@ -147,12 +147,15 @@ pub async fn offline(config: &Config) -> Result<Engine, StartError> {
         error => unusable(config, error),
     })?;
     for entry in &config.repositories {
-        let done = match engine.repositories().by_name(entry.name.as_str()) {
-            None => engine.repositories().create(entry.name.clone(), entry.spec.clone()).await,
-            Some(there) if there.spec() == entry.spec => continue,
-            Some(_) => engine.repositories().update(&entry.name, entry.spec.clone()).await,
-        };
-        done.map_err(|error| {
+        if let Some(there) = engine.repositories().by_name(entry.name.as_str()) {
+            if there.spec() != entry.spec {
+                // What was changed by API or command while running must not be undone by a restart.
+                tracing::warn!(repository = %entry.name, hint = "`binaryrepo repo update` changes it",
+                    "a configured repository is there already, with other settings: those stay");
+            }
+            continue;
+        }
+        engine.repositories().create(entry.name.clone(), entry.spec.clone()).await.map_err(|error| {
             StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
         })?;
     }

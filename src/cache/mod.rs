@@ -211,13 +211,21 @@ pub struct Limits {
     pub content_fills: usize,
     pub content_fills_per_upstream: usize,
     pub pointer_fills: usize,
+    /// One upstream that hangs must leave places to the others.
+    pub pointer_fills_per_upstream: usize,
     /// Eviction starts above `limit` and goes on to `limit * low_mark_percent / 100`.
     pub low_mark_percent: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { content_fills: 64, content_fills_per_upstream: 16, pointer_fills: 32, low_mark_percent: 90 }
+        Self {
+            content_fills: 64,
+            content_fills_per_upstream: 16,
+            pointer_fills: 32,
+            pointer_fills_per_upstream: 16,
+            low_mark_percent: 90,
+        }
     }
 }
 

@@ -184,6 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn what_real_tools_pushed_is_read() {
+        let image = [Role::Config, Role::Layer].as_slice();
+        let index = [Role::Child, Role::Child].as_slice();
+        let cases: [(&[u8], &str, &[Role]); 4] = [
+            (include_bytes!("../../fixtures/manifests/oci.json"), MediaType::OCI_MANIFEST, image),
+            (include_bytes!("../../fixtures/manifests/docker.json"), MediaType::DOCKER_MANIFEST, image),
+            (include_bytes!("../../fixtures/manifests/index.json"), MediaType::OCI_INDEX, index),
+            (include_bytes!("../../fixtures/manifests/list.json"), MediaType::DOCKER_LIST, index),
+        ];
+        for (bytes, media_type, roles) in cases {
+            let view = parse(bytes).unwrap();
+            // The OCI forms may leave the type to the header.
+            assert!(view.media_type.is_none_or(|found| found.as_str() == media_type), "{media_type}");
+            assert_eq!(view.references.iter().map(|one| one.role).collect::<Vec<_>>(), roles, "{media_type}");
+            assert_eq!((view.skipped, view.ambiguous), (0, false), "{media_type}");
+        }
+    }
+
+    #[test]
     fn an_image_names_its_config_and_layers_in_order() {
         let view = read(&format!(
             r#"{{"schemaVersion":2,"mediaType":"{}",

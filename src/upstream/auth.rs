@@ -353,6 +353,25 @@ mod tests {
     }
 
     #[test]
+    fn the_challenges_of_known_registries_are_understood_and_trusted() {
+        let lines: Vec<_> = include_str!("../../fixtures/challenges.txt").lines().collect();
+        assert!(lines.len() > 5);
+        for line in lines {
+            let (registry, header) = line.split_once(" | ").unwrap();
+            let mut headers = HeaderMap::new();
+            headers.append(WWW_AUTHENTICATE, header.parse().unwrap());
+            let Offered { bearer, basic } = challenges(&headers);
+            assert_eq!(basic, header.starts_with("Basic"), "{line}");
+            if let Some((realm, _)) = &bearer {
+                let (base, realm) = (url(registry), url(realm));
+                let trusted = base.host_str() == realm.host_str() || share_a_domain(&base, &realm);
+                assert!(trusted, "{line}");
+            }
+            assert!(bearer.is_some() != basic, "{line}");
+        }
+    }
+
+    #[test]
     fn a_domain_is_shared_by_one_registrant_only() {
         let base = url("https://registry.gitlab.com");
         assert!(share_a_domain(&base, &url("https://gitlab.com/jwt/auth")));

@@ -242,9 +242,10 @@ impl Model {
         match *action {
             Action::StartFill { flight, key, source } => self.judge_start(step.now, flight, key, source),
             Action::CancelFill { flight } => {
-                let flight = self.flights.get(&flight).ok_or("cancels a flight that has ended")?;
-                must!(!flight.cancelled, "cancelled twice");
-                must!(self.is_present(flight.key), "a fill goes on whoever leaves");
+                let flight = self.flights.get_mut(&flight).ok_or("cancels a flight that has ended")?;
+                must!(!std::mem::replace(&mut flight.cancelled, true), "cancelled twice");
+                let key = flight.key;
+                must!(self.is_present(key), "a fill goes on whoever leaves");
                 Ok(())
             }
             Action::Admit { flight } => {
@@ -362,9 +363,16 @@ impl Model {
         must!(self.is_candidate(key), "removes what is pinned, claimed, being filled or not here");
         let asked = matches!(step.event, Event::Lost { key: k } | Event::Collect { key: k } if *k == key);
         must!(self.loaded || matches!(step.event, Event::Lost { .. }), "removes before all is loaded");
-        if !asked && !self.is_oversized(key) {
-            must!(self.is_due(step, key), "removes what need not go, or not now");
-        }
+        let filled = step.ended.as_ref().map(|flight| flight.key).filter(|filled| self.is_candidate(*filled));
+        let giant = filled.filter(|filled| self.is_oversized(*filled));
+        must!(
+            giant.is_none_or(|giant| giant == key),
+            "another goes first, though {giant:?} is too large to stay"
+        );
+        must!(
+            self.is_due(step, key) || asked || self.is_oversized(key),
+            "removes what need not go, or not now"
+        );
         self.copies.get_mut(&key).expect("a candidate").evicting = true;
         if let Event::FillHead { flight, .. } = step.event
             && let Some(flight) = self.flights.get_mut(flight)
@@ -379,12 +387,11 @@ impl Model {
         let upstream = self.copies[&key].upstream;
         for scope in [Some(upstream), None] {
             let Some(limit) = self.limit_of(scope) else { continue };
-            if self.kept(scope) > limit {
-                step.shrinking.insert(scope);
-            }
-            let due = step.shrinking.contains(&scope)
-                && self.kept(scope) > limit * self.limits.low_mark_percent / 100;
+            let kept = self.kept(scope);
+            let low_mark = limit * self.limits.low_mark_percent / 100;
+            let due = kept > limit || step.shrinking.contains(&scope) && kept > low_mark;
             if due && self.oldest(scope).is_some_and(|used| self.copies[&key].used <= used) {
+                step.shrinking.insert(scope);
                 return true;
             }
         }
@@ -406,8 +413,11 @@ impl Model {
         }
         self.judge_failure(step)?;
         let full = match step.event {
-            Event::Space { .. } | Event::Share { .. } | Event::Loaded | Event::FillDone { .. } => true,
-            Event::FillHead { flight, .. } => self.flights.contains_key(flight),
+            Event::Space { .. } | Event::Share { .. } | Event::Loaded => true,
+            Event::FillHead { flight, size: Some(_) } => self.flights.contains_key(flight),
+            Event::FillDone { .. } => {
+                step.ended.as_ref().is_some_and(|ended| ended.key.lane() == Lane::Content)
+            }
             _ => false,
         };
         must!(
@@ -511,7 +521,7 @@ impl Model {
     fn lane_limits(&self, lane: Lane) -> (usize, usize) {
         match lane {
             Lane::Content => (self.limits.content_fills, self.limits.content_fills_per_upstream),
-            Lane::Pointer => (self.limits.pointer_fills, usize::MAX),
+            Lane::Pointer => (self.limits.pointer_fills, self.limits.pointer_fills_per_upstream),
         }
     }
 

@@ -6,12 +6,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::world::{Choice, Rules, World};
 
+/// A state takes some kilobytes: a world larger than this is not a small one.
+const STATES: usize = 500_000;
+
 pub struct Searched {
     pub states: usize,
     pub depth: usize,
 }
 
-/// Visits every reachable state once, and from each lets the world come to rest.
+/// Visits every reachable state once, and looks at the rest of those from which nothing goes on by itself. The way to
+/// such a state is made of choices too, so every state is on one.
 pub fn search(rules: Rules) -> Result<Searched, String> {
     let mut frontier = vec![World::new(rules, None)?];
     let mut seen: HashSet<u64> = frontier.iter().map(fingerprint).collect();
@@ -30,6 +34,9 @@ pub fn search(rules: Rules) -> Result<Searched, String> {
             frontier
                 .extend(part?.into_iter().filter(|(print, _)| seen.insert(*print)).map(|(_, world)| world));
         }
+        if seen.len() > STATES {
+            return Err(format!("more than {STATES} states: this world is too large to be searched"));
+        }
     }
     Ok(Searched { states: seen.len(), depth })
 }
@@ -39,8 +46,10 @@ fn successors(worlds: &[World]) -> Result<Vec<(u64, World)>, String> {
     let mut next = Vec::new();
     let mut choices: Vec<Choice> = Vec::new();
     for world in worlds {
-        world.clone().come_to_rest()?;
         world.choices(&mut choices);
+        if world.is_quiet(&choices) {
+            world.clone().come_to_rest()?;
+        }
         for choice in &choices {
             let mut world = world.clone();
             world.apply(*choice).map_err(|what| format!("{choice:?}: {what}"))?;

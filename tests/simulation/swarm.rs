@@ -59,6 +59,7 @@ fn rules(dice: &mut Dice) -> Rules {
             content_fills: dice.pick(&[1, 2, 3]),
             content_fills_per_upstream: dice.pick(&[1, 2]),
             pointer_fills: dice.pick(&[1, 2]),
+            pointer_fills_per_upstream: dice.pick(&[1, 2]),
             low_mark_percent: dice.pick(&[50, 90, 100]),
         },
         spaces: vec![dice.pick(&spaces[1..]), dice.pick(&spaces)],

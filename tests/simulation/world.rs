@@ -61,35 +61,63 @@ pub enum Choice {
 }
 
 /// Kinds of choices, for weights and budgets.
-pub const KINDS: usize = 23;
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Join,
+    Leave,
+    Open,
+    Head,
+    Finish,
+    Fail,
+    Deliver,
+    Resend,
+    Sweep,
+    SweepFails,
+    Push,
+    Publish,
+    Commit,
+    Abandon,
+    Unpin,
+    Collect,
+    Touch,
+    Vanish,
+    Limit,
+    Wait,
+    Tick,
+    Restart,
+    Scan,
+}
+
+pub const KINDS: usize = Kind::Scan as usize + 1;
 
 impl Choice {
     pub fn kind(&self) -> usize {
-        match self {
-            Self::Join { .. } => 0,
-            Self::Leave(_) => 1,
-            Self::Open(_) => 2,
-            Self::Head { .. } => 3,
-            Self::Finish(_) => 4,
-            Self::Fail(..) => 5,
-            Self::Deliver(_) => 6,
-            Self::Resend(_) => 7,
-            Self::Sweep { works: true, .. } => 8,
-            Self::Sweep { works: false, .. } => 9,
-            Self::Push { .. } => 10,
-            Self::Publish(_) => 11,
-            Self::Commit(_) => 12,
-            Self::Abandon(_) => 13,
-            Self::Unpin(_) => 14,
-            Self::Collect(_) => 15,
-            Self::Touch(_) => 16,
-            Self::Vanish(_) => 17,
-            Self::Space(_) | Self::Share { .. } => 18,
-            Self::Wait(_) => 19,
-            Self::Tick => 20,
-            Self::Restart => 21,
-            Self::Scan => 22,
-        }
+        let kind = match self {
+            Self::Join { .. } => Kind::Join,
+            Self::Leave(_) => Kind::Leave,
+            Self::Open(_) => Kind::Open,
+            Self::Head { .. } => Kind::Head,
+            Self::Finish(_) => Kind::Finish,
+            Self::Fail(..) => Kind::Fail,
+            Self::Deliver(_) => Kind::Deliver,
+            Self::Resend(_) => Kind::Resend,
+            Self::Sweep { works: true, .. } => Kind::Sweep,
+            Self::Sweep { works: false, .. } => Kind::SweepFails,
+            Self::Push { .. } => Kind::Push,
+            Self::Publish(_) => Kind::Publish,
+            Self::Commit(_) => Kind::Commit,
+            Self::Abandon(_) => Kind::Abandon,
+            Self::Unpin(_) => Kind::Unpin,
+            Self::Collect(_) => Kind::Collect,
+            Self::Touch(_) => Kind::Touch,
+            Self::Vanish(_) => Kind::Vanish,
+            Self::Space(_) | Self::Share { .. } => Kind::Limit,
+            Self::Wait(_) => Kind::Wait,
+            Self::Tick => Kind::Tick,
+            Self::Restart => Kind::Restart,
+            Self::Scan => Kind::Scan,
+        };
+        kind as usize
     }
 }
 
@@ -196,6 +224,11 @@ impl World {
         into.retain(|choice| self.rules.budget[choice.kind()] > 0);
     }
 
+    /// None of these choices goes on with what is under way: only something new, or time, could change anything.
+    pub fn is_quiet(&self, choices: &[Choice]) -> bool {
+        choices.iter().all(|choice| self.rules.budget[choice.kind()] != u32::MAX)
+    }
+
     pub fn apply(&mut self, choice: Choice) -> Result<(), String> {
         let budget = &mut self.rules.budget[choice.kind()];
         if *budget != u32::MAX {
@@ -223,14 +256,17 @@ impl World {
                 },
             }
         }
-        Err("does not come to rest".to_owned())
+        Err(format!("does not come to rest; next is {:?}", self.next_to_rest()))
     }
 
     fn choices_of_clients(&self, into: &mut Vec<Choice>) {
         let blobs = (0..self.rules.blobs).map(Name::Blob);
         for key in blobs.chain((0..self.rules.documents).map(Name::Document)) {
             for via in (0..self.rules.sources).map(Via) {
-                into.extend([true, false].map(|patient| Choice::Join { key, via, patient }));
+                into.push(Choice::Join { key, via, patient: true });
+                if !self.rules.waits.is_empty() {
+                    into.push(Choice::Join { key, via, patient: false });
+                }
             }
         }
         for (id, client) in &self.clients {
@@ -474,9 +510,12 @@ impl World {
             return self.tell(Event::Loaded);
         };
         if !self.disk.contains(&blob) {
-            // Never loaded, so nobody here can know that it is missing.
-            self.vanished.remove(&blob);
-            self.promised.remove(&blob);
+            let told = self.model.copies.contains_key(&Name::Blob(blob));
+            let added = |event: &Told| matches!(event, Event::Added { key, .. } if *key == Name::Blob(blob));
+            if !told && !self.mail.values().flatten().any(added) {
+                // A row without its file: the scan raises the alarm and drops the promise.
+                self.promised.remove(&blob);
+            }
             return Ok(());
         }
         let pinned = self.promised.contains(&blob);
@@ -558,12 +597,10 @@ impl World {
 
     /// Somebody comes upon a file that is not there. True if there was one to come upon.
     fn report_vanished(&mut self) -> Result<bool, String> {
-        let found = self.vanished.iter().copied().find(|blob| !self.promised.contains(blob));
-        let Some(blob) = found else { return Ok(false) };
-        if !self.model.is_present(Name::Blob(blob)) {
-            self.vanished.remove(&blob);
-            return Ok(true);
-        }
+        // What was gone before it was ever loaded, nobody here can miss.
+        self.vanished.retain(|blob| self.model.copies.contains_key(&Name::Blob(*blob)));
+        self.promised.retain(|blob| self.disk.contains(blob) || self.vanished.contains(blob));
+        let Some(blob) = self.vanished.difference(&self.promised).next().copied() else { return Ok(false) };
         self.tell(Event::Lost { key: Name::Blob(blob) })?;
         if self.sweeps.contains(&blob) { Ok(true) } else { Err(format!("lost blob {blob} is left as it is")) }
     }

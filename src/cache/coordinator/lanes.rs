@@ -29,7 +29,7 @@ impl<K: Key> Lanes<K> {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             content: Queue::new(limits.content_fills, limits.content_fills_per_upstream),
-            pointer: Queue::new(limits.pointer_fills, usize::MAX),
+            pointer: Queue::new(limits.pointer_fills, limits.pointer_fills_per_upstream),
             next_ticket: 0,
             planted: Planted::default(),
         }

@@ -12,6 +12,8 @@ mod lanes;
 mod memory;
 mod room;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
