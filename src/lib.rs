@@ -49,7 +49,9 @@ use url::Url;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::docker::Site;
-use crate::engine::{Engine, MaxSize, OpenError, RemoteSpec, Repository, RepositorySpec, Secret, Settings};
+use crate::engine::{
+    Engine, LocalSpec, MaxSize, OpenError, RemoteSpec, Repository, RepositorySpec, Secret, Settings,
+};
 use crate::http::{Gate, Limits, Listener, Service};
 use crate::meta::MetaError;
 use crate::names::RepositoryName;
@@ -171,8 +173,10 @@ fn first(config: &Config) -> Vec<(RepositoryName, RepositorySpec)> {
     let mut hub = RemoteSpec::new(Url::parse(HUB).expect("a constant address"));
     hub.upstream_namespace = Some("docker.io".to_owned());
     hub.default_mirror = true;
-    let all =
-        [("docker-remote", RepositorySpec::Remote(Box::new(hub))), ("docker-local", RepositorySpec::Local)];
+    let all = [
+        ("docker-remote", RepositorySpec::Remote(Box::new(hub))),
+        ("docker-local", RepositorySpec::Local(LocalSpec::default())),
+    ];
     let named = all.map(|(name, spec)| (name.parse::<RepositoryName>().expect("a constant name"), spec));
     let configured = |name: &RepositoryName| config.repositories.iter().any(|entry| entry.name == *name);
     named.into_iter().filter(|(name, _)| !configured(name)).collect()

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use binaryrepo::config::{Config, ConfigError, Setting, Sources};
-use binaryrepo::engine::{RepositorySpec, Secret};
+use binaryrepo::engine::{LocalSpec, RepositorySpec, Secret};
 use binaryrepo::telemetry::LogFormat;
 use binaryrepo::text::Limit;
 
@@ -200,7 +200,7 @@ package_type = "docker"
 "#;
     let config = load(text, &[("HUB_PASSWORD", "canary")]).expect("all right");
     let [remote, local] = config.repositories.as_slice() else { panic!("two entries") };
-    assert_eq!(local.spec, RepositorySpec::Local);
+    assert_eq!(local.spec, RepositorySpec::Local(LocalSpec::default()));
     let RepositorySpec::Remote(spec) = &remote.spec else { panic!("a remote") };
     assert_eq!(spec.password.as_ref().map(Secret::expose), Some("canary"));
     assert_eq!(spec.tag_ttl, Duration::from_secs(600));

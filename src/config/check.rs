@@ -76,7 +76,7 @@ impl Config {
     fn remotes(&self) -> impl Iterator<Item = (&RepositoryName, &RemoteSpec)> {
         self.repositories.iter().filter_map(|entry| match &entry.spec {
             RepositorySpec::Remote(spec) => Some((&entry.name, spec.as_ref())),
-            RepositorySpec::Local => None,
+            RepositorySpec::Local(_) => None,
         })
     }
 

@@ -200,7 +200,7 @@ pub mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::docker::route::{Action, Target, route};
-    use crate::engine::{Remote, RemoteSpec, RepositoryKind, Want};
+    use crate::engine::{LocalSpec, Remote, RemoteSpec, RepositoryKind, Want};
     use crate::names::{Reference, RepositoryId};
 
     /// Repositories in a list.
@@ -242,7 +242,7 @@ pub mod tests {
                 spec.default_mirror = true;
             }),
             remote(2, "quay", "https://quay.io", |spec| spec.upstream_namespace = Some("quay.io".into())),
-            repository(3, "docker-local", RepositoryKind::Local),
+            repository(3, "docker-local", RepositoryKind::Local(LocalSpec::default())),
         ])
     }
 

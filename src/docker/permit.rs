@@ -26,8 +26,8 @@ pub fn may(
         (Right::Pull, _) => Ok(()),
         // A cache takes none from anybody, and says so itself.
         (Right::Push | Right::Delete, RepositoryKind::Remote(_)) => Ok(()),
-        (Right::Push | Right::Delete, RepositoryKind::Local) if context.direct => Ok(()),
-        (Right::Push | Right::Delete, RepositoryKind::Local) => {
+        (Right::Push | Right::Delete, RepositoryKind::Local(_)) if context.direct => Ok(()),
+        (Right::Push | Right::Delete, RepositoryKind::Local(_)) => {
             let message = format!("{} takes pushes and deletions from its own machine only", repository.name);
             Err(WireError::new(Code::Denied, message))
         }
@@ -60,11 +60,11 @@ mod tests {
     use super::*;
     use crate::docker::Site;
     use crate::docker::address::tests::{remote, repository};
-    use crate::engine::Secret;
+    use crate::engine::{LocalSpec, Secret};
 
     #[test]
     fn a_local_repository_is_written_from_its_own_machine() {
-        let local = repository(5, "local", RepositoryKind::Local);
+        let local = repository(5, "local", RepositoryKind::Local(LocalSpec::default()));
         let image = "team/app".parse().expect("a name");
         let site = Site::default();
         let context =
@@ -87,7 +87,7 @@ mod tests {
             spec.password = Some(Secret::new("x"));
             spec.anonymous_pull = true;
         });
-        let local = repository(5, "local", RepositoryKind::Local);
+        let local = repository(5, "local", RepositoryKind::Local(LocalSpec::default()));
         for allowed in [&open, &opened, &local] {
             assert_eq!(may_pull(allowed, false), Ok(()), "{}", allowed.name);
         }

@@ -9,7 +9,7 @@ use http::header::{
 use http::header::{HeaderMap, HeaderName};
 
 use super::wire::{Code, WireError, X_CACHE};
-use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, RepositoryKind, Scope, Verdict, Want};
+use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Scope, Verdict, Want};
 use crate::names::{Digest, RangeRequest, Reference};
 use crate::reply::{Content, Reply};
 
@@ -28,7 +28,7 @@ pub async fn manifest(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if scope.repository.local().is_some() {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::ManifestUnknown, message));
     }
@@ -44,7 +44,7 @@ pub async fn blob(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if scope.repository.local().is_some() {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::BlobUnknown, message));
     }

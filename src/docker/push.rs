@@ -10,7 +10,7 @@ use crate::engine::{Repository, RepositoryKind};
 pub fn refuse(directory: &impl Directory, repository: &Repository, push: Push) -> WireError {
     let name = &repository.name;
     let message = match (&repository.kind, push) {
-        (RepositoryKind::Local, _) => {
+        (RepositoryKind::Local(_), _) => {
             format!("{name} takes no pushes and deletions in this version; remote repositories serve pulls")
         }
         (RepositoryKind::Remote(_), Push::PutManifest | Push::Upload) => {
@@ -35,7 +35,7 @@ fn upstream(repository: &Repository) -> String {
 
 fn elsewhere(directory: &impl Directory) -> String {
     let all = directory.list();
-    let locals = all.iter().filter(|other| matches!(other.kind, RepositoryKind::Local));
+    let locals = all.iter().filter(|other| other.local().is_some());
     let names: Vec<String> = locals.map(|local| local.name.to_string()).collect();
     if names.is_empty() {
         "there is no local repository to push to".to_owned()
@@ -48,11 +48,12 @@ fn elsewhere(directory: &impl Directory) -> String {
 mod tests {
     use super::*;
     use crate::docker::address::tests::{Table, remote, repository};
+    use crate::engine::LocalSpec;
 
     #[test]
     fn a_push_to_a_remote_is_told_where_to_go() {
         let hub = remote(1, "docker-remote", "https://user:secret@registry-1.docker.io", |_| {});
-        let local = repository(2, "docker-local", RepositoryKind::Local);
+        let local = repository(2, "docker-local", RepositoryKind::Local(LocalSpec::default()));
         let table = Table(vec![hub.clone(), local.clone()]);
         let error = refuse(&table, &hub, Push::Upload);
         assert_eq!((error.code.row().0, error.status.as_u16()), ("UNSUPPORTED", 405));

@@ -27,7 +27,7 @@ pub async fn list(
     query: &str,
 ) -> Result<Reply, WireError> {
     let page = match scope.repository.kind {
-        RepositoryKind::Local => ReferrersPage {
+        RepositoryKind::Local(_) => ReferrersPage {
             bytes: Bytes::from_static(EMPTY_INDEX.as_bytes()),
             next_query: None,
             filters_applied: artifact_type.map(|_| "artifactType".to_owned()),

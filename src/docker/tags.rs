@@ -9,7 +9,7 @@ use super::address::Address;
 use super::pull::warn;
 use super::route::without_namespace;
 use super::wire::{Code, WireError, X_CACHE};
-use crate::engine::{Engine, PageQuery, RepositoryKind, Scope, TagsPage};
+use crate::engine::{Engine, PageQuery, Scope, TagsPage};
 use crate::reply::Reply;
 
 pub async fn list(
@@ -18,7 +18,7 @@ pub async fn list(
     address: &Address,
     page: PageQuery,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
+    if scope.repository.local().is_some() {
         let message = format!("{} holds nothing yet", scope.repository.name);
         return Err(WireError::local(Code::NameUnknown, message));
     }

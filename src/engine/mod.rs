@@ -32,7 +32,7 @@ pub use model::{
 };
 pub use reader::Reader;
 pub use repositories::Repositories;
-pub use repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
 
 use std::path::Path;

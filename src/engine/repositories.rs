@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::model::{EngineError, ErrorKind};
-use super::repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 use crate::clock::{Clock, UnixMillis};
 use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
@@ -129,7 +129,7 @@ impl Repositories {
     pub async fn delete(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
-        if matches!(old.kind, RepositoryKind::Local) && !purge && self.has_content(&old)? {
+        if old.local().is_some() && !purge && self.has_content(&old)? {
             let message = format!("{name} holds images; delete it with purge=true to delete them with it");
             return Err(EngineError::new(ErrorKind::Conflict, message));
         }
@@ -204,7 +204,7 @@ fn unknown(name: &RepositoryName) -> EngineError {
 /// What the change amounts to, and whether it points the remote elsewhere.
 fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, bool), EngineError> {
     match (&old.kind, spec) {
-        (RepositoryKind::Local, RepositorySpec::Local) => Ok((RepositorySpec::Local, false)),
+        (RepositoryKind::Local(_), RepositorySpec::Local(spec)) => Ok((RepositorySpec::Local(spec), false)),
         (RepositoryKind::Remote(remote), RepositorySpec::Remote(mut spec)) => {
             let moved = remote.spec.remote_url != spec.remote_url;
             let same_user = spec.username == remote.spec.username;
@@ -228,7 +228,7 @@ fn make(
     clock: &Clock,
 ) -> Result<Repository, EngineError> {
     let kind = match spec {
-        RepositorySpec::Local => RepositoryKind::Local,
+        RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
         RepositorySpec::Remote(spec) => {
             let mut origins = vec![origin(&spec, &spec.remote_url, true, clock)?];
             for mirror in &spec.mirrors {
@@ -292,6 +292,7 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
         created_ms,
         retired,
     };
@@ -319,7 +320,7 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        return Ok(RepositorySpec::Local);
+        return Ok(RepositorySpec::Local(LocalSpec { immutable_tags: row.immutable_tags }));
     }
     let name = row.name;
     let url = |text: &str| {

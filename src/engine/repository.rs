@@ -23,7 +23,7 @@ pub struct Repository {
 
 #[derive(Debug)]
 pub enum RepositoryKind {
-    Local,
+    Local(LocalSpec),
     Remote(Box<Remote>),
 }
 
@@ -50,7 +50,15 @@ impl Repository {
     pub fn remote(&self) -> Option<&Remote> {
         match &self.kind {
             RepositoryKind::Remote(remote) => Some(remote),
-            RepositoryKind::Local => None,
+            RepositoryKind::Local(_) => None,
+        }
+    }
+
+    /// The policy of a local repository.
+    pub fn local(&self) -> Option<&LocalSpec> {
+        match &self.kind {
+            RepositoryKind::Local(spec) => Some(spec),
+            RepositoryKind::Remote(_) => None,
         }
     }
 
@@ -74,7 +82,7 @@ impl Repository {
 
     pub fn spec(&self) -> RepositorySpec {
         match &self.kind {
-            RepositoryKind::Local => RepositorySpec::Local,
+            RepositoryKind::Local(spec) => RepositorySpec::Local(spec.clone()),
             RepositoryKind::Remote(remote) => RepositorySpec::Remote(Box::new(remote.spec.clone())),
         }
     }
@@ -83,8 +91,15 @@ impl Repository {
 /// What an administrator asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RepositorySpec {
-    Local,
+    Local(LocalSpec),
     Remote(Box<RemoteSpec>),
+}
+
+/// The policy of a local repository, the home of what is pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalSpec {
+    /// A tag that is there is not moved to another manifest.
+    pub immutable_tags: bool,
 }
 
 /// The policy of a remote repository.

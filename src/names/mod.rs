@@ -7,9 +7,11 @@ pub mod manifest;
 mod media_type;
 mod range;
 mod reference;
+mod upload;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use image::{ImageName, NameError, RepositoryId, RepositoryName};
 pub use media_type::MediaType;
 pub use range::{ByteRange, RangeRequest, Unsatisfiable};
 pub use reference::{Reference, ReferenceError, Tag};
+pub use upload::{UploadId, UploadIdError};

@@ -8,13 +8,15 @@ use serde_json::json;
 
 use super::{Options, RedbMeta};
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability, EdgeRow, LinkRow, Meta,
-    MetaExt, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow, TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability, EdgeRow, HolderRow, LinkRow,
+    Meta, MetaExt, PackageType, ReferrerRow, RepositoryRow, RepositoryType, SessionRow, SettingKey,
+    SettingRow, TagRow,
 };
-use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag};
+use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag, UploadId};
 
 const REMOTE: RepositoryId = RepositoryId(1);
 const LOCAL: RepositoryId = RepositoryId(2);
+const UPLOAD: UploadId = UploadId::new(1, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const NEXT: SettingKey = SettingKey::NEXT_REPOSITORY_ID;
 
 fn fixture(schema: u32) -> PathBuf {
@@ -56,6 +58,7 @@ fn remote() -> RepositoryRow {
         anonymous_pull: true,
         allowed_hosts: vec!["auth.docker.io".to_owned()],
         mirrors: vec!["https://mirror.example.com".to_owned()],
+        immutable_tags: false,
         created_ms: 1_700_000_000_000,
         retired: false,
     }
@@ -79,6 +82,7 @@ fn local() -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: true,
         retired: true,
         ..remote()
     }
@@ -114,6 +118,29 @@ fn edge() -> EdgeRow {
     EdgeRow { child: layer(), size: 5, media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned() }
 }
 
+fn holder() -> HolderRow {
+    HolderRow { stamp: 1_700_000_000_005_000 }
+}
+
+fn referrer() -> ReferrerRow {
+    ReferrerRow {
+        media_type: document().media_type,
+        size: 13,
+        artifact_type: Some("application/vnd.example.sbom.v1".to_owned()),
+        annotations: [("org.example.author".to_owned(), "somebody".to_owned())].into(),
+    }
+}
+
+fn session() -> SessionRow {
+    SessionRow {
+        repository: LOCAL,
+        image: image(),
+        draft: 78,
+        algorithm: Algorithm::Sha512,
+        used_ms: 1_700_000_000_006,
+    }
+}
+
 fn draft() -> DraftRow {
     DraftRow {
         digest: layer(),
@@ -136,7 +163,10 @@ fn everything() -> Batch {
         .put(&manifest(), &document())
         .put(&(REMOTE, image(), tag()), &tag_row())
         .put(&(manifest(), 0), &edge())
+        .put(&(layer(), LOCAL, image()), &holder())
+        .put(&(LOCAL, image(), (layer(), manifest())), &referrer())
         .put(&77, &draft())
+        .put(&UPLOAD, &session())
         .put(&NEXT, &SettingRow { value: json!(3) });
     batch
 }
@@ -178,6 +208,10 @@ async fn the_file_of_schema_1_is_read() {
     assert_eq!(meta.get(&manifest()).expect("a row"), Some(document()));
     assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
     assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
+    assert_eq!(meta.get(&(layer(), LOCAL, image())).expect("a row"), Some(holder()));
+    let about = meta.scan::<ReferrerRow>(&(LOCAL, image(), layer()), None, 10).expect("rows");
+    assert_eq!(about, [((LOCAL, image(), (layer(), manifest())), referrer())]);
     assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
+    assert_eq!(meta.get(&UPLOAD).expect("a row"), Some(session()));
     assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
 }
