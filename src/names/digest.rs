@@ -83,6 +83,11 @@ impl Digest {
         hasher.finish()
     }
 
+    /// No digest is greater, in its order or as text.
+    pub const fn largest() -> Self {
+        Self { algorithm: Algorithm::Sha512, bytes: [u8::MAX; 64] }
+    }
+
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
@@ -162,6 +167,13 @@ impl Hasher {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
             Algorithm::Sha512 => State::Sha512(Sha512::new()),
         })
+    }
+
+    pub const fn algorithm(&self) -> Algorithm {
+        match &self.0 {
+            State::Sha256(_) => Algorithm::Sha256,
+            State::Sha512(_) => Algorithm::Sha512,
+        }
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
