@@ -98,9 +98,7 @@ pub struct Address {
 impl Entrance<'_> {
     /// Finds the image that `name` means, as it stands in the path.
     pub fn resolve(&self, directory: &impl Directory, name: &str) -> Result<Address, WireError> {
-        let label = self.site.repository_label(self.host);
-        if let Some(wanted) = self.path_repository.or(label.as_deref()) {
-            let found = directory.by_name(wanted).ok_or_else(|| unknown_repository(directory, wanted))?;
+        if let Some(found) = self.repository(directory)? {
             self.check_namespace(directory, &found)?;
             return self.address(found, name, name, None);
         }
@@ -119,6 +117,13 @@ impl Entrance<'_> {
         }
         let found = directory.default_mirror().ok_or_else(|| no_repository_named(directory, name))?;
         self.address(found, name, name, None)
+    }
+
+    /// The repository that path or host name, whatever the image.
+    pub fn repository(&self, directory: &impl Directory) -> Result<Option<Arc<Repository>>, WireError> {
+        let label = self.site.repository_label(self.host);
+        let Some(wanted) = self.path_repository.or(label.as_deref()) else { return Ok(None) };
+        directory.by_name(wanted).map(Some).ok_or_else(|| unknown_repository(directory, wanted))
     }
 
     /// Where the address names a repository already, a namespace may not name another.

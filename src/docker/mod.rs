@@ -2,20 +2,24 @@
 //! Must not know: sockets, redb, files, and who may manage this server.
 
 mod address;
+mod body;
+mod catalog;
 mod permit;
 mod pull;
 mod push;
 mod referrers;
 mod route;
 mod tags;
+mod upload;
 mod wire;
 
 pub use address::{Site, bare_host};
+pub use body::{BodyFault, Incoming};
 
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::header::{HeaderName, LOCATION};
+use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
 use crate::engine::{Engine, Repositories, Repository, Scope};
@@ -41,13 +45,26 @@ pub struct Context<'a> {
 }
 
 /// Answers a request of a registry client. When the client goes away, this future is dropped: a fetch that it
-/// started belongs to the engine and goes on.
-pub async fn handle(engine: &Engine, context: &Context<'_>, request: &Parts) -> Reply {
+/// started belongs to the engine and goes on, and so does a change that was begun; an upload rests with what came.
+pub async fn handle(
+    engine: &Engine,
+    context: &Context<'_>,
+    request: &Parts,
+    mut body: impl Incoming,
+) -> Reply {
     let mut note = Note::default();
-    let answered = answer(engine, context, request, &mut note).await;
-    let reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
+    let answered = answer(engine, context, request, &mut body, &mut note).await;
+    let mut reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
     note.verdict = reply.note.verdict;
+    if !body.is_end_stream() && !hears(request, &mut body).await {
+        reply = reply.with_header(CONNECTION, "close");
+    }
     reply.with_header(API_VERSION, "registry/2.0").with_note(note)
+}
+
+/// Whether the client is done sending what was not wanted, and so listens. One that asked first is not made to send.
+async fn hears(request: &Parts, body: &mut impl Incoming) -> bool {
+    !request.headers.contains_key(EXPECT) && body::drain(body).await
 }
 
 /// `note` is filled as the request is understood, so that a refusal is logged with all that was known of it.
@@ -55,6 +72,7 @@ async fn answer(
     engine: &Engine,
     context: &Context<'_>,
     request: &Parts,
+    body: &mut impl Incoming,
     note: &mut Note,
 ) -> Result<Reply, WireError> {
     let query = request.uri.query();
@@ -67,18 +85,22 @@ async fn answer(
         prefix: context.prefix,
         namespace: namespace.as_deref(),
     };
+    let directory = Visible { repositories: engine.repositories(), direct: context.direct };
     let (name, action) = match route.target {
         Target::Unslashed => return Ok(moved(&entrance, note)),
         Target::Base => return Ok(base(note)),
-        Target::Catalog => return Err(no_catalog(note)),
+        Target::Catalog { page } => {
+            note.action = "catalog";
+            return catalog::list(engine, context, &entrance, &directory, page).await;
+        }
         Target::Content { name, action } => (name, action),
     };
     note.action = action.name();
-    let directory = Visible { repositories: engine.repositories(), direct: context.direct };
     let address = entrance.resolve(&directory, name)?;
     describe(note, &address, &action);
-    let call = Call { engine, context, request, directory: &directory, address: &address };
-    let reply = call.act(action).await.unwrap_or_else(|error| error.into_reply(context.request_id));
+    let call =
+        Call { engine, context, request, entrance: &entrance, directory: &directory, address: &address };
+    let reply = call.act(action, body).await.unwrap_or_else(|error| error.into_reply(context.request_id));
     Ok(match &address.namespace {
         Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
         None => reply,
@@ -90,12 +112,13 @@ struct Call<'a> {
     engine: &'a Engine,
     context: &'a Context<'a>,
     request: &'a Parts,
+    entrance: &'a Entrance<'a>,
     directory: &'a Visible<'a>,
     address: &'a Address,
 }
 
 impl Call<'_> {
-    async fn act(&self, action: Action) -> Result<Reply, WireError> {
+    async fn act(&self, action: Action, body: &mut impl Incoming) -> Result<Reply, WireError> {
         let Self { engine, address, .. } = self;
         permit::may(self.context, &address.repository, &address.image, action.right())?;
         let headers = &self.request.headers;
@@ -106,11 +129,17 @@ impl Call<'_> {
             }
             Action::Blob { digest, want } => pull::blob(engine, &scope, &digest, want, headers).await,
             Action::Tags { page } => tags::list(engine, &scope, address, page).await,
-            Action::Referrers { digest, artifact_type, query } => {
-                referrers::list(engine, &scope, address, &digest, artifact_type.as_deref(), &query).await
+            Action::Referrers { digest, query } => {
+                referrers::list(engine, &scope, address, &digest, &query).await
             }
-            Action::Push(push) => Err(push::refuse(self.directory, &address.repository, push)),
+            Action::Push(push) => push::act(self, &scope, push, body).await,
         }
+    }
+
+    /// Another image, as this client spells it. Whether it may be read is another matter.
+    fn resolve(&self, name: &str) -> Option<Scope> {
+        let address = self.entrance.resolve(self.directory, name).ok()?;
+        Some(Scope { repository: address.repository, image: address.image })
     }
 }
 
@@ -148,17 +177,13 @@ fn moved(entrance: &Entrance<'_>, note: &mut Note) -> Reply {
     Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, &format!("{}/v2/", entrance.front()))
 }
 
-fn no_catalog(note: &mut Note) -> WireError {
-    note.action = "catalog";
-    WireError::refused("", "there is no catalog over this protocol; `binaryrepo ls` tells what is kept")
-}
-
 fn describe(note: &mut Note, address: &Address, action: &Action) {
     note.repository = Some(address.repository.name.clone());
     note.image = Some(address.image.clone());
     note.reference = match action {
         Action::Manifest { reference, .. } => Some(reference.to_string()),
         Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(digest.to_string()),
-        Action::Tags { .. } | Action::Push(_) => None,
+        Action::Push(push) => push.reference(),
+        Action::Tags { .. } => None,
     };
 }

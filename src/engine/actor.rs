@@ -15,8 +15,11 @@ use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::pointer;
 use super::shared::Shared;
 use super::sweep;
-use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
+use crate::cache::{
+    Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
+};
 use crate::clock::Millis;
+use crate::names::Digest;
 use crate::telemetry::CacheGauges;
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
@@ -69,6 +72,13 @@ enum Request {
 #[derive(Debug)]
 pub(super) enum Report {
     Leave(WaiterId),
+    /// Here and not among the requests, so that it never overtakes the end of a claim.
+    Claim {
+        claim: ClaimId,
+        digest: Digest,
+        granted: oneshot::Sender<()>,
+    },
+    Unclaim(ClaimId),
     /// The head of a fill; `admit` fires when there is room.
     Head {
         flight: FlightId,
@@ -100,6 +110,7 @@ pub(super) struct Coordination {
     requests: mpsc::Sender<Request>,
     reports: mpsc::Sender<Report>,
     waiters: Arc<AtomicU64>,
+    claims: Arc<AtomicU64>,
 }
 
 /// The actor is full; the caller should try again soon.
@@ -114,12 +125,13 @@ impl Coordination {
         let shell = Shell {
             coordinator: Coordinator::new(Limits::default()),
             waiters: HashMap::new(),
+            claims: HashMap::new(),
             flights: HashMap::new(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
         shared.tasks.spawn_last(shell.run(request_inbox, report_inbox));
-        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)) }
+        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)), claims: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
@@ -132,6 +144,17 @@ impl Coordination {
         let joined = answer.await;
         guard.permit = None;
         joined.map_err(|_| Full)
+    }
+
+    /// Waits until a digest is not being removed, and keeps it from being chosen until the claim is dropped.
+    pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
+        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
+        let claim = Claim { id, permit: Some(permit) };
+        let (granted, grant) = oneshot::channel();
+        self.reports.send(Report::Claim { claim: id, digest, granted }).await.map_err(|_| Full)?;
+        grant.await.map_err(|_| Full)?;
+        Ok(claim)
     }
 
     /// Tells the state machine something that may be lost without harm.
@@ -165,6 +188,21 @@ impl Drop for JoinGuard {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
             permit.send(Report::Leave(self.waiter));
+        }
+    }
+}
+
+/// A digest that stays while this lives. It holds its place in the inbox from the start.
+#[must_use = "the digest may be removed as soon as this is dropped"]
+pub(super) struct Claim {
+    id: ClaimId,
+    permit: Option<OwnedPermit<Report>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(Report::Unclaim(self.id));
         }
     }
 }
@@ -236,6 +274,8 @@ struct Flight {
 struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
+    /// Those that wait to be granted.
+    claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
@@ -296,6 +336,14 @@ impl Shell {
                 self.waiters.remove(&waiter);
                 self.step(Event::Leave { waiter });
             }
+            Report::Claim { claim, digest, granted } => {
+                self.claims.insert(claim, granted);
+                self.step(Event::Claim { claim, key: FlightKey::Content(digest) });
+            }
+            Report::Unclaim(claim) => {
+                self.claims.remove(&claim);
+                self.step(Event::Unclaim { claim });
+            }
             Report::Head { flight, size, tail, admit } => {
                 if let Some(known) = self.flights.get_mut(&flight) {
                     known.tail = Some(tail);
@@ -348,7 +396,12 @@ impl Shell {
             }
             Action::Attach { waiter, flight } => self.attach(waiter, flight),
             Action::Ready { waiter, flight } => self.ready(waiter, flight),
-            Action::Claimed { .. } => {}
+            Action::Claimed { claim } => {
+                if let Some(granted) = self.claims.remove(&claim) {
+                    // Gone already: its end is under way.
+                    let _ = granted.send(());
+                }
+            }
             Action::Refuse { waiter, why } => {
                 if let Some(waiter) = self.waiters.remove(&waiter) {
                     // Gone already: its Leave is under way.

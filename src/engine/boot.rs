@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::drafts::Leftover;
 use super::flight::FlightKey;
 use super::model::EngineError;
 use super::shared::Shared;
 use super::sweep;
+use super::uploads;
 use crate::cache::Event;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
+use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
@@ -35,6 +37,7 @@ pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
+    let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
     let now = shared.clock.wall().0;
     let oldest = now.saturating_sub(u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX));
     let mut remove = Vec::new();
@@ -46,6 +49,7 @@ pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
                 .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
             shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
         }
+        _ if uploads.contains(&id) => {}
         _ => remove.push(id),
     })?;
     for id in &remove {
@@ -114,14 +118,7 @@ async fn note(shared: &Shared, adopted: &[(Digest, CopyRow)], missing: &[(Digest
 }
 
 async fn count_documents(shared: &Arc<Shared>) {
-    let counted = shared
-        .read(|shared| {
-            sweep::each::<DocumentRow>(shared, |_, row| {
-                shared.sizes.document_added(row.bytes.len() as u64);
-            })
-        })
-        .await;
-    if let Err(error) = counted {
+    if let Err(error) = shared.read(documents::count).await {
         tracing::warn!(%error, "the documents cannot be counted");
     }
 }
@@ -150,6 +147,12 @@ fn scan(shared: &Shared) -> Result<Found, EngineError> {
             tracing::warn!(path = %path.display(), "a file in the data directory that is not ours: left alone");
         }
     })?;
-    found.missing = rows.into_iter().collect();
+    for (digest, row) in rows {
+        if pushed.contains(&digest) {
+            tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
+        } else {
+            found.missing.push((digest, row));
+        }
+    }
     Ok(found)
 }

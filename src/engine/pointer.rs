@@ -10,8 +10,9 @@ use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Ta
 use super::model::{EngineError, Manifest, PageQuery, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
+use super::verify;
 use crate::cache::Failure;
-use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
+use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
@@ -226,27 +227,8 @@ impl Flight<'_> {
 
     /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
     async fn verify(&self, digest: &Digest) -> Result<Outcome, Ended> {
-        let digest = *digest;
-        let row = self
-            .shared
-            .read(move |shared| {
-                let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let Some(blob) = shared.store.open(&digest)? else { return Ok(None) };
-                let whole = blob.size() == copy.size && blob.hash(digest.algorithm())? == digest;
-                if !whole {
-                    tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: set aside");
-                    shared.store.quarantine(&digest)?;
-                }
-                Ok(whole.then_some(copy))
-            })
-            .await?;
-        let mut batch = Batch::new(Durability::Relaxed);
-        match &row {
-            Some(copy) => batch.put(&digest, &CopyRow { epoch: self.shared.epoch, ..copy.clone() }),
-            None => batch.delete::<CopyRow>(&digest),
-        };
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Verified(row.is_some()))
+        let whole = verify::verify(&self.shared, digest).await?;
+        Ok(Outcome::Verified(whole))
     }
 
     async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {

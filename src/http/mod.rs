@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::json;
@@ -80,10 +81,10 @@ impl Handler for Service {
 impl Front {
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, caller, .. } = &arrival;
+        let Arrival { parts, body, caller } = arrival;
         let door = Door::of(parts.uri.path(), &self.site, &caller.host);
         if let Some(refusal) = door.refuses(&parts.method) {
             return refusal;
@@ -91,9 +92,9 @@ impl Front {
         match door {
             Door::Index => door::index(),
             Door::Health => door::health(),
-            Door::Ready => self.ready(caller).await,
+            Door::Ready => self.ready(&caller).await,
             Door::Metrics => door::scrape(&self.envelope.metrics),
-            Door::Management => self.manage(arrival).await,
+            Door::Management => self.manage(Arrival { parts, body, caller }).await,
             Door::Registry => {
                 let context = docker::Context {
                     site: &self.site,
@@ -102,7 +103,9 @@ impl Front {
                     direct: caller.direct,
                     request_id: &caller.request_id,
                 };
-                docker::handle(&self.engine, &context, parts).await
+                let paced = Paced::new(body, Pace::default(), self.envelope.clock.clone());
+                let body = paced.map_err(docker::BodyFault::from);
+                docker::handle(&self.engine, &context, &parts, body).await
             }
         }
     }
