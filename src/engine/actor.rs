@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
+use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep;
+use super::sweep::{self, Eviction};
 use crate::cache::{
     Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
 };
@@ -123,7 +123,7 @@ impl Coordination {
         let (requests, request_inbox) = mpsc::channel(REQUESTS);
         let (reports, report_inbox) = mpsc::channel(REPORTS);
         let shell = Shell {
-            coordinator: Coordinator::new(Limits::default()),
+            coordinator: coordinator(),
             waiters: HashMap::new(),
             claims: HashMap::new(),
             flights: HashMap::new(),
@@ -140,9 +140,9 @@ impl Coordination {
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request::Join { waiter, join, reply }).map_err(|_| Full)?;
-        let mut guard = JoinGuard { waiter, permit: Some(permit) };
+        let guard = JoinGuard::new(waiter, permit);
         let joined = answer.await;
-        guard.permit = None;
+        guard.answered();
         joined.map_err(|_| Full)
     }
 
@@ -150,7 +150,7 @@ impl Coordination {
     pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
         let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
         let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
-        let claim = Claim { id, permit: Some(permit) };
+        let claim = Claim::new(id, permit);
         let (granted, grant) = oneshot::channel();
         self.reports.send(Report::Claim { claim: id, digest, granted }).await.map_err(|_| Full)?;
         grant.await.map_err(|_| Full)?;
@@ -178,82 +178,19 @@ impl Coordination {
     }
 }
 
-/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
-struct JoinGuard {
-    waiter: WaiterId,
-    permit: Option<OwnedPermit<Report>>,
+#[cfg(not(feature = "planted-bugs"))]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    Coordinator::new(Limits::default())
 }
 
-impl Drop for JoinGuard {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(Report::Leave(self.waiter));
-        }
-    }
-}
-
-/// A digest that stays while this lives. It holds its place in the inbox from the start.
-#[must_use = "the digest may be removed as soon as this is dropped"]
-pub(super) struct Claim {
-    id: ClaimId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(Report::Unclaim(self.id));
-        }
-    }
-}
-
-/// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
-pub(super) struct FillGuard {
-    flight: FlightId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl FillGuard {
-    pub fn done(mut self, size: u64, outcome: Option<Outcome>) {
-        self.send(|flight| Report::Done { flight, size, outcome });
-    }
-
-    pub fn failed(mut self, failure: Failure, story: Option<Story>) {
-        self.send(|flight| Report::Failed { flight, failure, story });
-    }
-
-    fn send(&mut self, report: impl FnOnce(FlightId) -> Report) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(report(self.flight));
-        }
-    }
-}
-
-impl Drop for FillGuard {
-    fn drop(&mut self) {
-        self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
-    }
-}
-
-/// A running fill's way to report before its end.
-pub(super) struct FillLine {
-    pub flight: FlightId,
-    reports: mpsc::Sender<Report>,
-}
-
-impl FillLine {
-    /// Announces the head and waits until there is room. `Err` only when the actor stopped.
-    pub async fn head(&self, size: Option<u64>, tail: FlightTail) -> Result<(), Full> {
-        let (admit, admitted) = oneshot::channel();
-        let report = Report::Head { flight: self.flight, size, tail, admit };
-        self.reports.send(report).await.map_err(|_| Full)?;
-        admitted.await.map_err(|_| Full)
-    }
-
-    pub async fn restart(&self, tail: FlightTail) {
-        // Without an actor nobody joins any more, so nobody misses the new tail.
-        let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
-    }
+/// With the bug that the environment names, so that tests of the whole server can show that they would notice.
+#[cfg(feature = "planted-bugs")]
+fn coordinator() -> Coordinator<FlightKey, Source> {
+    let Ok(name) = std::env::var("BINARYREPO_PLANTED_BUG") else {
+        return Coordinator::new(Limits::default());
+    };
+    let bug = crate::cache::Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    Coordinator::with_bug(Limits::default(), bug.expect("BINARYREPO_PLANTED_BUG names a planted bug"))
 }
 
 struct Waiter {
@@ -457,11 +394,11 @@ impl Shell {
             self.flights.remove(&flight);
             return;
         };
-        let guard = FillGuard { flight, permit: Some(permit) };
+        let guard = FillGuard::new(flight, permit);
         let shared = Arc::clone(&self.shared);
         match key {
             FlightKey::Content(digest) => {
-                let line = FillLine { flight, reports: self.reports.clone() };
+                let line = FillLine::new(flight, self.reports.clone());
                 self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
             }
             FlightKey::Pointer(pointer) => {
@@ -475,9 +412,12 @@ impl Shell {
         let shared = Arc::clone(&self.shared);
         let reports = self.reports.clone();
         self.shared.tasks.spawn(async move {
-            let gone = sweep::evict(&shared, &digest).await;
             let key = FlightKey::Content(digest);
-            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
+            let event = match sweep::evict(&shared, &digest).await {
+                Eviction::Done => Event::EvictDone { key },
+                Eviction::Pushed => Event::EvictRefused { key },
+                Eviction::Failed => Event::EvictFailed { key },
+            };
             // Fails only when the actor has stopped.
             let _ = reports.send(Report::Event(event)).await;
         });

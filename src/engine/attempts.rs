@@ -11,6 +11,10 @@ use crate::upstream::{Kind, Upstream, UpstreamError};
 const TRIES: usize = 3;
 const PAUSES: [Duration; TRIES] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
 
+/// Of a remote that could not be set up at the start: a file that it names was gone.
+const NO_ORIGIN: &str = "the upstream cannot be asked, since the repository's settings name a file that could not \
+                         be read when the server started";
+
 /// Walks the origins: each is tried up to three times in a row, then the next mirror. Progress gives an origin
 /// its tries back, since a large blob may break often and still arrive.
 pub(super) struct Attempts<'a> {
@@ -23,7 +27,8 @@ pub(super) struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     pub fn new(origins: &'a [Upstream]) -> Self {
-        Self { origins, origin: 0, tries: 0, verdict: None }
+        let none = || UpstreamError::bad_response(NO_ORIGIN);
+        Self { origins, origin: 0, tries: 0, verdict: origins.is_empty().then(none) }
     }
 
     /// The next origin to ask and how long to wait before, or `None` when all were tried.

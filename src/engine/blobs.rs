@@ -118,7 +118,7 @@ impl Engine {
         self.prove(scope, digest).await.map(|()| None)
     }
 
-    async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+    pub(super) async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
         match self.fly(scope, Task::Prove(*digest), None).await? {
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
             _ => Ok(()),
@@ -231,7 +231,7 @@ impl Engine {
         let size = blob.size();
         if size <= SMALL {
             let bytes = self.shared.read(move |_| Ok(blob.read_all()?)).await?;
-            let answer = Answer { digest: *digest, media_type: None, bytes, until: None };
+            let answer = Answer { digest: *digest, media_type: None, bytes, fresh: None };
             self.shared.answers.insert(key, answer.clone(), noted);
             return answered_from_memory(&answer, want);
         }

@@ -23,12 +23,13 @@ use crate::store::{Checkpoint, Scan};
 const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// What the scan of the file storage found. `true`: pushed, never evicted.
+#[derive(Default)]
 struct Found {
     present: Vec<(Digest, CopyRow, bool)>,
     /// Files without a row: adopted as suspects, without links, first to be evicted.
-    adopted: Vec<(Digest, CopyRow)>,
+    adopted: Vec<(Digest, CopyRow, bool)>,
     /// Rows without a file.
-    missing: Vec<(Digest, CopyRow)>,
+    missing: Vec<(Digest, CopyRow, bool)>,
 }
 
 /// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed.
@@ -79,7 +80,7 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
         missing = missing.len(),
         "the index of the file storage is loaded"
     );
-    present.extend(adopted.into_iter().map(|(digest, row)| (digest, row, false)));
+    present.extend(adopted);
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
     for (digest, row, pinned) in present {
         let event = Event::Load {
@@ -96,23 +97,31 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
     count_documents(&shared).await;
 }
 
-/// Each on the condition that nothing happened to the digest since it was looked at.
-async fn note(shared: &Shared, adopted: &[(Digest, CopyRow)], missing: &[(Digest, CopyRow)]) {
-    let adoptions = adopted.iter().map(|(digest, row)| {
+/// Each on the condition that nothing happened to the digest since it was looked at. What was pushed keeps its content
+/// row: the promise stands, and whoever brings the bytes again fulfils it.
+async fn note(shared: &Shared, adopted: &[(Digest, CopyRow, bool)], missing: &[(Digest, CopyRow, bool)]) {
+    for (digest, row, _) in adopted {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_absent::<CopyRow>(digest).put(digest, row);
-        batch
-    });
-    let losses = missing.iter().map(|(digest, row)| {
+        apply(shared, batch).await;
+    }
+    for (digest, row, pushed) in missing {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
-        batch
-    });
-    for batch in adoptions.chain(losses) {
-        match shared.meta.apply(batch).await {
-            // Fetched, or evicted, meanwhile: that is the newer truth.
-            Ok(()) | Err(MetaError::Conflict(_)) => {}
-            Err(error) => tracing::warn!(%error, "what the start found cannot be noted"),
+        if apply(shared, batch).await && *pushed {
+            tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
+        }
+    }
+}
+
+/// False if the digest was fetched, pushed or evicted meanwhile: that is the newer truth.
+async fn apply(shared: &Shared, batch: Batch) -> bool {
+    match shared.meta.apply(batch).await {
+        Ok(()) => true,
+        Err(MetaError::Conflict(_)) => false,
+        Err(error) => {
+            tracing::warn!(%error, "what the start found cannot be noted");
+            true
         }
     }
 }
@@ -134,25 +143,20 @@ fn scan(shared: &Shared) -> Result<Found, EngineError> {
             pushed.insert(digest);
         }
     })?;
-    let mut found = Found { present: Vec::new(), adopted: Vec::new(), missing: Vec::new() };
+    let mut found = Found::default();
     shared.store.scan(&mut |scanned| match scanned {
         Scan::Blob { digest, size } => match rows.remove(&digest) {
             Some(row) => found.present.push((digest, row, pushed.contains(&digest))),
             None => {
                 let row = CopyRow { size, durable: false, epoch: 0, last_used_ms: 0, upstream: 0 };
-                found.adopted.push((digest, row));
+                found.adopted.push((digest, row, pushed.contains(&digest)));
             }
         },
         Scan::Foreign(path) => {
             tracing::warn!(path = %path.display(), "a file in the data directory that is not ours: left alone");
         }
     })?;
-    for (digest, row) in rows {
-        if pushed.contains(&digest) {
-            tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
-        } else {
-            found.missing.push((digest, row));
-        }
-    }
+    let missing = rows.into_iter().map(|(digest, row)| (digest, row, pushed.contains(&digest)));
+    found.missing = missing.collect();
     Ok(found)
 }

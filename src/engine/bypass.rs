@@ -60,7 +60,7 @@ impl Bypass {
         let place = Arc::clone(&shared.bypass).try_acquire_owned().map_err(|_| full())?;
         let origin = scope.repository.origins().first().ok_or_else(full)?;
         let image = source(scope).image;
-        let resume = (from.at > 0).then(|| Resume { at: from.at, validator: None });
+        let resume = (from.at > 0).then_some(Resume { at: from.at, validator: None });
         let answer = match origin.blob(&image, digest, resume).await {
             Err(error) if error.kind == Kind::BadResume => origin.blob(&image, digest, None).await,
             answer => answer,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::actor::{FillGuard, FillLine};
 use super::attempts::{self, Attempts};
 use super::drafts::Leftover;
 use super::flight::{FlightTail, Salvage, Source, Story};
+use super::guards::{FillGuard, FillLine};
 use super::model::EngineError;
 use super::repository::Repository;
 use super::shared::Shared;
@@ -258,6 +258,10 @@ impl Fill {
         self.shared.metrics.upstream_request(name, "blob", code);
         if resumed && answer.is_ok() {
             self.shared.metrics.upstream_resumed();
+        }
+        // Manifests are promised by it: an absence or a refusal is an answer too.
+        if !matches!(&answer, Err(error) if matches!(error.kind, Kind::NotFound | Kind::Denied)) {
+            self.repository.note_health(answer.is_ok(), self.shared.clock.now());
         }
         answer
     }

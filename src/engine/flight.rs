@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::model::{Manifest, PageQuery};
+use super::model::Manifest;
 use crate::cache::{self, Lane};
 use crate::names::{Digest, Hasher, ImageName, MediaType, Reference, RepositoryId, Tag};
 use crate::store::Tail;
@@ -34,7 +34,9 @@ pub(super) enum Task {
     Prove(Digest),
     /// Whether a file that lay here through an unclean stop still has its bytes.
     Verify(Digest),
-    Tags(PageQuery),
+    Tags {
+        query: String,
+    },
     Referrers {
         digest: Digest,
         query: String,

@@ -18,11 +18,12 @@ struct TagList {
 
 impl Engine {
     /// One page of an image's tags.
-    pub async fn tags(&self, scope: &Scope, query: PageQuery) -> Result<TagsPage, EngineError> {
+    pub async fn tags(&self, scope: &Scope, page: PageQuery) -> Result<TagsPage, EngineError> {
         if scope.repository.local().is_some() {
-            return self.local_tags(scope, query).await;
+            return self.local_tags(scope, page).await;
         }
-        let (page, verdict) = self.page(scope, Task::Tags(query), ErrorKind::NameUnknown).await?;
+        let (page, verdict) =
+            self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;
         let list: TagList = serde_json::from_slice(&page.bytes).map_err(|_| {
             EngineError::new(ErrorKind::UpstreamUnavailable, "the upstream's list of tags cannot be read")
         })?;

@@ -39,13 +39,18 @@ impl Engine {
             match seen.copy {
                 Copy::Here(_) if want.want == Want::Head => return head(digest, size, want, Verdict::Local),
                 Copy::Here(blob) => return self.whole(digest, blob, want, key, noted).await.map(local),
-                // The link is a manifest's.
-                Copy::Absent => return Err(no_blob(scope)),
+                Copy::Absent if self.is_only_manifest(digest).await? => return Err(no_blob(scope)),
                 Copy::Suspect => self.verify(scope, digest).await?,
-                Copy::Lost => break,
+                Copy::Lost | Copy::Absent => break,
             }
         }
         Err(self.lost_for_good(digest).await)
+    }
+
+    /// Whether a linked digest without a copy was never a blob, rather than one that was lost.
+    async fn is_only_manifest(&self, digest: &Digest) -> Result<bool, EngineError> {
+        let digest = *digest;
+        self.shared.read(move |shared| Ok(shared.meta.get::<DocumentRow>(&digest)?.is_some())).await
     }
 
     /// Not 404: a client must not take it for something that never was.

@@ -14,6 +14,7 @@ mod drafts;
 mod errors;
 mod fill;
 mod flight;
+mod guards;
 mod inventory;
 mod listings;
 mod local;

@@ -2,12 +2,13 @@
 //! Must not know: who waits for the result.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::actor::FillGuard;
 use super::answers::Of;
 use super::attempts::{self, Attempts};
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
-use super::model::{EngineError, Manifest, PageQuery, Verdict};
+use super::guards::FillGuard;
+use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
 use super::verify;
@@ -16,6 +17,9 @@ use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow}
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
+
+/// A flight that landed this short a time ago answers the next one too.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Why a pointer flight brought nothing.
 enum Ended {
@@ -48,7 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
         Task::Fetch(reference) => flight.fetch(reference).await,
         Task::Prove(digest) => flight.prove(digest).await,
         Task::Verify(digest) => flight.verify(digest).await,
-        Task::Tags(query) => flight.tags(query).await,
+        Task::Tags { query } => flight.tags(query).await,
         Task::Referrers { digest, query } => flight.referrers(digest, query).await,
     };
     match ended {
@@ -75,6 +79,9 @@ impl Flight<'_> {
     /// Which digest the tag names now. A HEAD, which Docker Hub does not count as a pull; where that does not
     /// tell, a GET.
     async fn resolve(&self, tag: &Tag) -> Result<Outcome, Ended> {
+        if let Some(resolution) = self.resolved_just_now(tag) {
+            return Ok(Outcome::Resolved(resolution));
+        }
         let reference = Reference::Tag(tag.clone());
         let image = self.source.image.clone();
         let asked = self
@@ -93,7 +100,15 @@ impl Flight<'_> {
         };
         let resolution = Resolution { digest, media_type, size };
         self.confirm(tag, &resolution).await?;
+        self.shared.resolutions.note(self.source, tag, &resolution, self.shared.clock.now());
         Ok(Outcome::Resolved(resolution))
+    }
+
+    /// A flight that landed between a client's look and its join: the upstream is not asked twice for that.
+    fn resolved_just_now(&self, tag: &Tag) -> Option<Resolution> {
+        let seen = self.shared.resolutions.get(self.source, tag)?;
+        let ttl = self.repository.remote()?.spec.tag_ttl.min(JUST_NOW);
+        (self.shared.clock.now().since(seen.at) < ttl).then_some(seen.resolution)
     }
 
     /// The tag's row follows, if what it names now lies here; else the fetch that comes next will move it.
@@ -127,6 +142,11 @@ impl Flight<'_> {
 
     /// The bytes of a manifest, checked and committed with all it names.
     async fn fetch(&self, reference: &Reference) -> Result<Outcome, Ended> {
+        if let Reference::Digest(digest) = reference
+            && let Some(manifest) = self.committed_just_now(digest).await?
+        {
+            return Ok(Outcome::Fetched(manifest));
+        }
         let image = self.source.image.clone();
         let body = self
             .ask("manifest", |origin| {
@@ -146,6 +166,12 @@ impl Flight<'_> {
         };
         self.commit(reference, &manifest).await?;
         Ok(Outcome::Fetched(manifest))
+    }
+
+    /// As with a resolution: it came between a client's look and its join.
+    async fn committed_just_now(&self, digest: &Digest) -> Result<Option<Manifest>, Ended> {
+        let link = (self.source.repository, self.source.image.clone(), *digest);
+        Ok(self.shared.read(move |shared| shared.linked_document(&link)).await?)
     }
 
     /// One batch: the document, the tag that named it, and a link for each digest that it names.
@@ -175,6 +201,7 @@ impl Flight<'_> {
             }
         }
         let mut changed = vec![Of::Manifest(Reference::Digest(manifest.digest))];
+        let mut named = Vec::new();
         for tag in self.tags_of(reference, manifest) {
             let row = TagRow {
                 digest: manifest.digest,
@@ -189,10 +216,14 @@ impl Flight<'_> {
                 media_type: manifest.media_type.clone(),
                 size: manifest.size,
             };
-            self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
-            changed.push(Of::Manifest(Reference::Tag(tag)));
+            changed.push(Of::Manifest(Reference::Tag(tag.clone())));
+            named.push((tag, resolution));
         }
         self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        // Only now: who finds the resolution must find the document too.
+        for (tag, resolution) in named {
+            self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
+        }
         self.shared.answers.committed(repository, image, changed);
         self.shared.sizes.document_added(manifest.size);
         Ok(())
@@ -231,8 +262,8 @@ impl Flight<'_> {
         Ok(Outcome::Verified(whole))
     }
 
-    async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
-        let page = self.listing("tags", Listing::Tags, tags_query(query)).await?;
+    async fn tags(&self, query: &str) -> Result<Outcome, Ended> {
+        let page = self.listing("tags", Listing::Tags, query.to_owned()).await?;
         Ok(Outcome::Page(ListingPage {
             bytes: page.bytes,
             next_query: page.next_query,
@@ -328,7 +359,7 @@ impl Flight<'_> {
             }
             attempts.failed(error);
         }
-        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream is configured")))
+        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream was asked")))
     }
 }
 
@@ -349,17 +380,6 @@ fn check(reference: &Reference, body: &ManifestBody) -> Result<Digest, Ended> {
         }
         _ => Ok(computed),
     }
-}
-
-fn tags_query(query: &PageQuery) -> String {
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    if let Some(n) = query.n {
-        pairs.append_pair("n", &n.to_string());
-    }
-    if let Some(last) = &query.last {
-        pairs.append_pair("last", last);
-    }
-    pairs.finish()
 }
 
 /// A captive portal answers everything with 200 and a web page.

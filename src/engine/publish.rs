@@ -5,9 +5,9 @@
 use tokio::sync::oneshot;
 
 use super::Engine;
-use super::actor::Claim;
 use super::answers::Of;
 use super::flight::{FlightKey, Source};
+use super::guards::Claim;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
 use super::shared::Shared;

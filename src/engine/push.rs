@@ -202,8 +202,9 @@ impl Checked {
                 return Err(EngineError::new(ErrorKind::SizeMismatch, message));
             }
             let pushed = shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed);
-            if !pushed && shared.meta.get::<CopyRow>(&digest)?.is_some() {
-                needs.unkept.push(digest);
+            match shared.meta.get::<CopyRow>(&digest)? {
+                Some(copy) if !(copy.durable && pushed) => needs.unkept.push(digest),
+                _ => {}
             }
         }
         if !missing.is_empty() {

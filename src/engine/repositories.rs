@@ -16,7 +16,7 @@ use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
 };
 use crate::names::{RepositoryId, RepositoryName};
-use crate::upstream::{Settings, Upstream};
+use crate::upstream::{Settings, SettingsError, Upstream};
 
 /// No server has more; a page of the metadata holds them all.
 const MOST: usize = 10_000;
@@ -50,8 +50,7 @@ impl Repositories {
                 continue;
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
-            let spec = from_row(row)?;
-            this.enter(make(id, name, spec, created, clock)?);
+            this.enter(revive(id, name, from_row(row)?, created, clock)?);
         }
         Ok(this)
     }
@@ -240,6 +239,29 @@ fn make(
     Ok(Repository { id, name, kind, created })
 }
 
+/// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
+/// repository's trouble does not keep the others from starting.
+fn revive(
+    id: RepositoryId,
+    name: RepositoryName,
+    spec: RepositorySpec,
+    created: UnixMillis,
+    clock: &Clock,
+) -> Result<Repository, EngineError> {
+    match (make(id, name.clone(), spec.clone(), created, clock), spec) {
+        (
+            Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+            RepositorySpec::Remote(spec),
+        ) => {
+            tracing::error!(repository = %name, field, why = message,
+                "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
+            let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
+            Ok(Repository { id, name, kind, created })
+        }
+        (made, _) => made,
+    }
+}
+
 /// Credentials are for `remote_url` alone; a mirror is another party.
 fn origin(spec: &RemoteSpec, base: &Url, main: bool, clock: &Clock) -> Result<Upstream, EngineError> {
     let password = match (&spec.password, &spec.password_file) {
@@ -256,7 +278,13 @@ fn origin(spec: &RemoteSpec, base: &Url, main: bool, clock: &Clock) -> Result<Up
         ..Settings::new(base.clone())
     };
     Upstream::new(settings, clock.clone()).map_err(|error| {
-        let field = if main { "remote_url" } else { "mirrors" };
+        let field = match error {
+            SettingsError::CaFile { .. } => "ca_file",
+            SettingsError::AllowedHost(_) => "allowed_hosts",
+            SettingsError::HalfCredentials | SettingsError::Credentials => "username",
+            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => "remote_url",
+            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
+        };
         EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
     })
 }

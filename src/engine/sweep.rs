@@ -25,8 +25,16 @@ const NOTES_EVERY: Duration = Duration::from_secs(60);
 /// The order of eviction is no truth to fight for.
 const NOTE_TRIES: usize = 3;
 
-/// Removes a cached copy. Answers whether it is gone. Readers that have it open finish undisturbed.
-pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
+/// What became of a copy that was to be removed.
+pub(super) enum Eviction {
+    Done,
+    /// Its row says that somebody pushed it: it stays.
+    Pushed,
+    Failed,
+}
+
+/// Removes a cached copy. Readers that have it open finish undisturbed.
+pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
     let digest = *digest;
     let removed = shared
         .read(move |shared| {
@@ -48,12 +56,12 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
             }
             shared.metrics.evicted(size);
             tracing::debug!(%digest, size, "evicted");
-            true
+            Eviction::Done
         }
-        Ok(None) => false,
+        Ok(None) => Eviction::Pushed,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
-            false
+            Eviction::Failed
         }
     }
 }

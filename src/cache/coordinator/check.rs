@@ -147,7 +147,7 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     fn room_matches(&self) -> bool {
         let mut evictions = BTreeMap::<FlightId, usize>::new();
         for slot in self.slots.values() {
-            if let Stage::Evicting { room_for: Some(flight) } = slot.stage {
+            if let Stage::Evicting { room_for: Some(flight), .. } = slot.stage {
                 *evictions.entry(flight).or_default() += 1;
             }
         }
