@@ -67,7 +67,6 @@ pub fn may(
 }
 
 /// Whether this caller may see that there is this image, in a listing of many.
-#[expect(dead_code, reason = "listings come with local repositories")]
 pub fn readable(context: &Context<'_>, repository: &Repository, image: &ImageName) -> bool {
     known(context)
         .is_ok_and(|identity| allows(context.openness, &identity.principal, repository, image, Role::Read))
@@ -171,7 +170,7 @@ fn refusal(
         let who = principal.label();
         return WireError::new(Code::Denied, format!("{who} may read {name}/{image}, and not do this"));
     }
-    WireError::new(Code::NameUnknown, "there is no such image")
+    WireError::new(Code::NameUnknown, "there is no such image, or none that you may see")
 }
 
 #[cfg(test)]
@@ -189,7 +188,7 @@ mod tests {
     const MIRROR: Openness = Openness { closed: true, open_access: true };
 
     fn local(anonymous_pull: bool) -> Arc<Repository> {
-        repository(5, "local", RepositoryKind::Local(LocalSpec { anonymous_pull }))
+        repository(5, "local", RepositoryKind::Local(LocalSpec { anonymous_pull, ..LocalSpec::default() }))
     }
 
     fn image() -> ImageName {

@@ -40,11 +40,12 @@ struct Fields<'a> {
 #[derive(Serialize)]
 struct LocalFields {
     anonymous_pull: bool,
+    immutable_tags: bool,
 }
 
 impl From<&LocalSpec> for LocalFields {
     fn from(spec: &LocalSpec) -> Self {
-        Self { anonymous_pull: spec.anonymous_pull }
+        Self { anonymous_pull: spec.anonymous_pull, immutable_tags: spec.immutable_tags }
     }
 }
 
