@@ -114,6 +114,15 @@ fn status(kind: &ErrorKind) -> StatusCode {
         ErrorKind::UpstreamUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::UploadUnknown => StatusCode::NOT_FOUND,
+        // Pushes only: no management request meets them.
+        ErrorKind::UploadOutOfOrder { .. }
+        | ErrorKind::DigestMismatch
+        | ErrorKind::TooLarge
+        | ErrorKind::ManifestInvalid
+        | ErrorKind::SizeMismatch
+        | ErrorKind::ReferencesUnknown(_) => StatusCode::BAD_REQUEST,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -94,9 +94,7 @@ pub struct Address {
 impl Entrance<'_> {
     /// Finds the image that `name` means, as it stands in the path.
     pub fn resolve(&self, directory: &impl Directory, name: &str) -> Result<Address, WireError> {
-        let label = self.site.repository_label(self.host);
-        if let Some(wanted) = self.path_repository.or(label.as_deref()) {
-            let found = directory.by_name(wanted).ok_or_else(|| unknown_repository(directory, wanted))?;
+        if let Some(found) = self.repository(directory)? {
             self.check_namespace(directory, &found)?;
             return self.address(found, name, name, None);
         }
@@ -115,6 +113,13 @@ impl Entrance<'_> {
         }
         let found = directory.default_mirror().ok_or_else(|| no_repository_named(directory, name))?;
         self.address(found, name, name, None)
+    }
+
+    /// The repository that path or host name, whatever the image.
+    pub fn repository(&self, directory: &impl Directory) -> Result<Option<Arc<Repository>>, WireError> {
+        let label = self.site.repository_label(self.host);
+        let Some(wanted) = self.path_repository.or(label.as_deref()) else { return Ok(None) };
+        directory.by_name(wanted).map(Some).ok_or_else(|| unknown_repository(directory, wanted))
     }
 
     /// Where the address names a repository already, a namespace may not name another.
@@ -142,12 +147,6 @@ impl Entrance<'_> {
         let image = repository.canonical(image);
         let base = format!("{}/v2/{spelling}", self.front());
         Ok(Address { repository, image, spelling: spelling.to_owned(), base, namespace })
-    }
-
-    /// The repository that path or host name, whatever image is asked for.
-    pub fn named(&self, directory: &impl Directory) -> Option<Arc<Repository>> {
-        let label = self.site.repository_label(self.host);
-        self.path_repository.or(label.as_deref()).and_then(|name| directory.by_name(name))
     }
 
     /// What stands before `/v2/` for the client.

@@ -170,7 +170,7 @@ fn refusal(
         let who = principal.label();
         return WireError::new(Code::Denied, format!("{who} may read {name}/{image}, and not do this"));
     }
-    WireError::new(Code::NameUnknown, "there is no such image")
+    WireError::new(Code::NameUnknown, "there is no such image, or none that you may see")
 }
 
 #[cfg(test)]
@@ -188,7 +188,7 @@ mod tests {
     const MIRROR: Openness = Openness { closed: true, open_access: true };
 
     fn local(anonymous_pull: bool) -> Arc<Repository> {
-        repository(5, "local", RepositoryKind::Local(LocalSpec { anonymous_pull }))
+        repository(5, "local", RepositoryKind::Local(LocalSpec { anonymous_pull, ..LocalSpec::default() }))
     }
 
     fn image() -> ImageName {

@@ -9,16 +9,23 @@ mod attempts;
 mod blobs;
 mod boot;
 mod bypass;
+mod discovery;
+mod documents;
 mod drafts;
 mod errors;
 mod fill;
 mod flight;
+mod guards;
 mod inventory;
 mod listings;
+mod local;
 mod manifests;
 mod model;
 mod pointer;
+mod publish;
+mod push;
 mod reader;
+mod removal;
 mod repositories;
 mod repository;
 mod resolutions;
@@ -26,19 +33,26 @@ mod settings;
 mod shared;
 mod sweep;
 mod touched;
+mod turns;
+mod upload;
+mod uploads;
+mod verify;
 
 pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
 };
+pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
 pub use repositories::Repositories;
 pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
+pub use upload::Upload;
 
 use std::path::Path;
 use std::sync::Arc;

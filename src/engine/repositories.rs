@@ -133,7 +133,7 @@ impl Repositories {
     ) -> Result<RepositoryId, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
-        if matches!(old.kind, RepositoryKind::Local(_)) && !purge && self.has_content(&old)? {
+        if old.local().is_some() && !purge && self.has_content(&old)? {
             let message = format!("{name} holds images; delete it with purge=true to delete them with it");
             return Err(EngineError::new(ErrorKind::Conflict, message));
         }
@@ -325,6 +325,7 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
         created_ms,
         retired,
     };
@@ -355,7 +356,8 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        return Ok(RepositorySpec::Local(LocalSpec { anonymous_pull: row.anonymous_pull }));
+        let spec = LocalSpec { anonymous_pull: row.anonymous_pull, immutable_tags: row.immutable_tags };
+        return Ok(RepositorySpec::Local(spec));
     }
     let name = row.name;
     let url = |text: &str| {

@@ -59,6 +59,21 @@ impl Repository {
         }
     }
 
+    /// A local repository by the same name in which nothing ever was: what is looked for in it is answered as what
+    /// is not there.
+    pub fn emptied(&self) -> Option<Self> {
+        let kind = RepositoryKind::Local(self.local()?.clone());
+        Some(Self { id: RepositoryId::NONE, name: self.name.clone(), kind, created: self.created })
+    }
+
+    /// The policy of a local repository.
+    pub fn local(&self) -> Option<&LocalSpec> {
+        match &self.kind {
+            RepositoryKind::Local(spec) => Some(spec),
+            RepositoryKind::Remote(_) => None,
+        }
+    }
+
     /// The one name that an image has here: what Docker Hub calls `redis` is `library/redis`. To be asked before
     /// any key, link or tag is made of a name.
     pub fn canonical(&self, image: ImageName) -> ImageName {
@@ -99,11 +114,13 @@ pub enum RepositorySpec {
     Remote(Box<RemoteSpec>),
 }
 
-/// The policy of a local repository.
+/// The policy of a local repository, the home of what is pushed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LocalSpec {
     /// Whether it may be read without logging in, where there are users.
     pub anonymous_pull: bool,
+    /// A tag that is there is not moved to another manifest.
+    pub immutable_tags: bool,
 }
 
 /// The policy of a remote repository.

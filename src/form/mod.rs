@@ -46,10 +46,11 @@ pub struct RepositoryForm {
     anonymous_pull: Given<bool>,
     allowed_hosts: Given<Vec<Text<Host>>>,
     mirrors: Given<Vec<Text<WebUrl>>>,
+    immutable_tags: Given<bool>,
 }
 
 /// Every field, for the word that a misspelt one was meant to be.
-pub const FIELDS: [&str; 18] = [
+pub const FIELDS: [&str; 19] = [
     "name",
     "repo_type",
     "package_type",
@@ -68,6 +69,7 @@ pub const FIELDS: [&str; 18] = [
     "anonymous_pull",
     "allowed_hosts",
     "mirrors",
+    "immutable_tags",
 ];
 
 /// What is wrong with a form. Never holds a password.
@@ -218,11 +220,16 @@ impl RepositoryForm {
             return Err(FormError::new(field, "is a remote's field; this repository is local"));
         }
         set(&mut spec.anonymous_pull, self.anonymous_pull, false, |flag| flag);
+        set(&mut spec.immutable_tags, self.immutable_tags, false, |flag| flag);
         Ok(RepositorySpec::Local(spec))
     }
 
     /// `spec` with the fields that this form names.
     fn remote(self, mut spec: RemoteSpec) -> Result<RepositorySpec, FormError> {
+        if self.immutable_tags.is_set() {
+            let why = "is a local repository's field; the tags of a remote are its upstream's";
+            return Err(FormError::new("immutable_tags", why));
+        }
         if self.password_env.is_set() {
             let why =
                 "only an entry of the configuration file may name a variable of the server's environment";

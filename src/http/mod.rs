@@ -22,6 +22,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::json;
@@ -95,10 +96,10 @@ impl Handler for Service {
 impl Front {
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, caller, .. } = &arrival;
+        let Arrival { parts, body, caller } = arrival;
         let door = Door::of(parts.uri.path(), &self.site, &caller.host);
         if let Some(refusal) = door.refuses(&parts.method) {
             return refusal;
@@ -106,14 +107,16 @@ impl Front {
         match door {
             Door::Index => door::index(),
             Door::Health => door::health(),
-            Door::Ready => self.ready(caller).await,
+            Door::Ready => self.ready(&caller).await,
             Door::Metrics => door::scrape(&self.envelope.metrics),
-            Door::Management => self.manage(arrival).await,
-            Door::Token => self.token(arrival).await,
+            Door::Management => self.manage(Arrival { parts, body, caller }).await,
+            Door::Token => self.token(Arrival { parts, body, caller }).await,
             Door::Registry => {
-                let visit = self.visit(caller, parts).await;
-                let reply = docker::handle(&self.engine, &visit.context(&self.site, caller), parts).await;
-                visit.signed(reply)
+                let visit = self.visit(&caller, &parts).await;
+                let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+                let body = paced.map_err(docker::BodyFault::from);
+                let context = visit.context(&self.site, &caller);
+                visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
             }
         }
     }

@@ -13,8 +13,8 @@ pub use self::redb::{Opened, Options, RedbMeta};
 pub use batch::{Batch, Durability};
 pub use record::{
     AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
-    LinkRow, PackageType, Prefix, RepositoryRow, RepositoryType, Row, RowKey, ScopeRow, SettingKey,
-    SettingRow, TagRow,
+    HolderRow, LinkRow, PackageType, Prefix, ReferrerRow, RepositoryRow, RepositoryType, Row, RowKey,
+    ScopeRow, SessionRow, SettingKey, SettingRow, TagRow,
 };
 
 /// The tables. Each maps bytes to bytes in the order of its keys; a [`Row`] gives them their types.
@@ -27,6 +27,8 @@ pub enum Table {
     Document,
     Tag,
     Edge,
+    Holder,
+    Referrer,
     Draft,
     Session,
     Setting,
@@ -36,7 +38,7 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Repository,
         Self::Link,
         Self::Content,
@@ -44,6 +46,8 @@ impl Table {
         Self::Document,
         Self::Tag,
         Self::Edge,
+        Self::Holder,
+        Self::Referrer,
         Self::Draft,
         Self::Session,
         Self::Setting,
@@ -62,6 +66,8 @@ impl Table {
             Self::Document => "document",
             Self::Tag => "tag",
             Self::Edge => "edge",
+            Self::Holder => "holder",
+            Self::Referrer => "referrer",
             Self::Draft => "draft",
             Self::Session => "session",
             Self::Setting => "setting",

@@ -8,6 +8,7 @@ pub mod manifest;
 mod media_type;
 mod range;
 mod reference;
+mod upload;
 
 pub use account::{AccountError, AccountId, AccountName, ImagePattern, Role};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
@@ -15,3 +16,4 @@ pub use image::{ImageName, NameError, RepositoryId, RepositoryName};
 pub use media_type::MediaType;
 pub use range::{ByteRange, RangeRequest, Unsatisfiable};
 pub use reference::{Reference, ReferenceError, Tag};
+pub use upload::{UploadId, UploadIdError};

@@ -127,7 +127,7 @@ async fn guessing_is_slow_and_only_for_who_guesses() {
     let token = house.manage("POST", "/api/tokens", Some(&token)).await.json()["token"].clone();
     let other_proxy = "198.51.100.1";
     let ping = |user: &str, password: &str, from: &str| {
-        let request = super::client::Request::new(house.address, "GET", "/v2/").from_elsewhere(from);
+        let request = super::client::Request::new(house.address, "GET", "/v2/").through_proxy(from);
         request.basic(user, password).send()
     };
     // A user who logged in from there a moment ago goes on undisturbed.

@@ -56,7 +56,7 @@ impl Request {
     }
 
     /// Through a proxy that the server trusts, from this address.
-    pub fn from_elsewhere(self, client: &str) -> Self {
+    pub fn through_proxy(self, client: &str) -> Self {
         self.header("X-Forwarded-For", client)
     }
 

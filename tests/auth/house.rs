@@ -89,7 +89,7 @@ impl House {
 
     /// From elsewhere, to the plain host.
     pub fn request(&self, method: &str, path: &str) -> Request {
-        Request::new(self.address, method, path).from_elsewhere(CLIENT)
+        Request::new(self.address, method, path).through_proxy(CLIENT)
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -235,5 +235,5 @@ async fn accounts_survive_a_restart_with_all_that_belongs_to_them() {
     assert_eq!(house.request("GET", MANIFEST).basic(ADA.0, ADA.1).send().await.status, 200);
     assert_eq!(house.request("GET", MANIFEST).basic(BOB.0, BOB.1).send().await.status, 404);
     assert_eq!(house.request("GET", MANIFEST).bearer(&ticket).send().await.status, 200);
-    assert_eq!(house.request("GET", MANIFEST).from_elsewhere(CLIENT).send().await.status, 401);
+    assert_eq!(house.request("GET", MANIFEST).through_proxy(CLIENT).send().await.status, 401);
 }

@@ -8,8 +8,8 @@ mod rows;
 pub use access::{AccessTokenRow, AccountRow, GrantRow, ScopeRow};
 pub use keys::{Prefix, RowKey, SettingKey};
 pub use rows::{
-    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, LinkRow, PackageType, RepositoryRow,
-    RepositoryType, SettingRow, TagRow,
+    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, HolderRow, LinkRow, PackageType,
+    ReferrerRow, RepositoryRow, RepositoryType, SessionRow, SettingRow, TagRow,
 };
 
 use serde::Serialize;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::names::{AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Tag};
+use crate::names::{AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Tag, UploadId};
 
 fn repositories() -> impl Strategy<Value = RepositoryId> {
     // Small numbers meet each other, large ones show a wrong byte order.
@@ -88,6 +88,25 @@ proptest! {
     }
 
     #[test]
+    fn keys_of_holders_and_referrers_sort_and_survive(
+        a in (digests(), repositories(), images()),
+        b in (digests(), repositories(), images()),
+        c in (repositories(), images(), (digests(), digests())),
+        d in (repositories(), images(), (digests(), digests())),
+    ) {
+        check(&a, &b)?;
+        check_prefix(&a.0, &b, &b.0)?;
+        check(&c, &d)?;
+        let subject = |key: &(RepositoryId, ImageName, (Digest, Digest))| (key.0, key.1.clone(), key.2.0);
+        check_prefix(&subject(&c), &d, &subject(&d))?;
+    }
+
+    #[test]
+    fn keys_of_uploads_sort_and_survive(a: (u16, u128), b: (u16, u128)) {
+        check(&UploadId::new(a.0, a.1), &UploadId::new(b.0, b.1))?;
+    }
+
+    #[test]
     fn plain_keys_sort_and_survive(a: u64, b: u64, c in "[a-z_]{0,9}", d in "[a-z_]{0,9}") {
         check(&a, &b)?;
         check(&RepositoryId(a), &RepositoryId(b))?;
@@ -101,6 +120,9 @@ proptest! {
         let _ = <(RepositoryId, ImageName, Digest)>::decode(&bytes);
         let _ = <(Digest, u32)>::decode(&bytes);
         let _ = <(AccountId, RepositoryId, ImagePattern)>::decode(&bytes);
+        let _ = <(Digest, RepositoryId, ImageName)>::decode(&bytes);
+        let _ = <(Digest, Digest)>::decode(&bytes);
+        let _ = UploadId::decode(&bytes);
         let _ = DocumentRow::decode(&bytes);
         let _ = TagRow::decode(&bytes);
     }

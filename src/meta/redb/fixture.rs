@@ -9,14 +9,17 @@ use serde_json::json;
 use super::{Options, RedbMeta};
 use crate::meta::{
     AccessTokenRow, AccountRow, Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability,
-    EdgeRow, GrantRow, LinkRow, Meta, MetaExt, PackageType, RepositoryRow, RepositoryType, ScopeRow,
-    SettingKey, SettingRow, Table, TagRow,
+    EdgeRow, GrantRow, HolderRow, LinkRow, Meta, MetaExt, PackageType, ReferrerRow, RepositoryRow,
+    RepositoryType, ScopeRow, SessionRow, SettingKey, SettingRow, Table, TagRow,
 };
-use crate::names::{AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Role, Tag};
+use crate::names::{
+    AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Role, Tag, UploadId,
+};
 
 const REMOTE: RepositoryId = RepositoryId(1);
 const LOCAL: RepositoryId = RepositoryId(2);
 const ADA: AccountId = AccountId(1);
+const UPLOAD: UploadId = UploadId::new(1, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const NEXT: SettingKey = SettingKey::NEXT_REPOSITORY_ID;
 
 fn fixture(schema: u32) -> PathBuf {
@@ -58,6 +61,7 @@ fn remote() -> RepositoryRow {
         anonymous_pull: true,
         allowed_hosts: vec!["auth.docker.io".to_owned()],
         mirrors: vec!["https://mirror.example.com".to_owned()],
+        immutable_tags: false,
         created_ms: 1_700_000_000_000,
         retired: false,
     }
@@ -81,6 +85,7 @@ fn local() -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: true,
         retired: true,
         ..remote()
     }
@@ -114,6 +119,29 @@ fn tag_row() -> TagRow {
 
 fn edge() -> EdgeRow {
     EdgeRow { child: layer(), size: 5, media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned() }
+}
+
+fn holder() -> HolderRow {
+    HolderRow { stamp: 1_700_000_000_005_000 }
+}
+
+fn referrer() -> ReferrerRow {
+    ReferrerRow {
+        media_type: document().media_type,
+        size: 13,
+        artifact_type: Some("application/vnd.example.sbom.v1".to_owned()),
+        annotations: [("org.example.author".to_owned(), "somebody".to_owned())].into(),
+    }
+}
+
+fn session() -> SessionRow {
+    SessionRow {
+        repository: LOCAL,
+        image: image(),
+        draft: 78,
+        algorithm: Algorithm::Sha512,
+        used_ms: 1_700_000_000_006,
+    }
 }
 
 fn draft() -> DraftRow {
@@ -166,10 +194,13 @@ fn everything() -> Batch {
         .put(&manifest(), &document())
         .put(&(REMOTE, image(), tag()), &tag_row())
         .put(&(manifest(), 0), &edge())
+        .put(&(layer(), LOCAL, image()), &holder())
+        .put(&(LOCAL, image(), (layer(), manifest())), &referrer())
         .put(&77, &draft())
         .put(&ADA, &account())
         .put(&(ADA, LOCAL, pattern()), &grant())
         .put(&layer(), &access_token())
+        .put(&UPLOAD, &session())
         .put(&NEXT, &SettingRow { value: json!(3) });
     batch
 }
@@ -211,10 +242,14 @@ async fn the_file_of_schema_1_is_read() {
     assert_eq!(meta.get(&manifest()).expect("a row"), Some(document()));
     assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
     assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
+    assert_eq!(meta.get(&(layer(), LOCAL, image())).expect("a row"), Some(holder()));
+    let about = meta.scan::<ReferrerRow>(&(LOCAL, image(), layer()), None, 10).expect("rows");
+    assert_eq!(about, [((LOCAL, image(), (layer(), manifest())), referrer())]);
     assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
     assert_eq!(meta.get(&ADA).expect("a row"), Some(account()));
     assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("rows"), [((ADA, LOCAL, pattern()), grant())]);
     assert_eq!(meta.get(&layer()).expect("a row"), Some(access_token()));
+    assert_eq!(meta.get(&UPLOAD).expect("a row"), Some(session()));
     assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
 }
 
