@@ -75,7 +75,9 @@ async fn repositories_are_managed_alike_in_every_way() {
         let add = ["repo", "add", "quay", "https://quay.io", "--tag-ttl", "5m", "--username", "ada"];
         let made = way.run_with(&[&add[..], &["--password-stdin"]].concat(), "canary\n");
         assert_eq!(made.code, 0, "{name}: {made:?}");
-        assert!(made.out.contains("tag_ttl             5m\n") && made.out.contains("password_set        yes\n"));
+        assert!(
+            made.out.contains("tag_ttl             5m\n") && made.out.contains("password_set        yes\n")
+        );
         assert!(!format!("{made:?}").contains("canary"), "{name}: {made:?}");
         let again = way.run(&["repo", "add", "quay", "https://quay.io"]);
         assert_eq!(again.code, 1, "{name}: {again:?}");

@@ -141,7 +141,10 @@ async fn one_data_directory_has_one_server() {
     let server = Process::start(&dir, &[]);
     let second = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", path(&dir)]);
     assert_eq!(second.code, 3, "{second:?}");
-    assert!(second.err.contains(&format!("{} is in use by another binaryrepo", dir.path().display())), "{second:?}");
+    assert!(
+        second.err.contains(&format!("{} is in use by another binaryrepo", dir.path().display())),
+        "{second:?}"
+    );
     assert!(second.err.contains("hint: stop the other one, or choose another directory with --data-dir"));
     // The first one has lost neither its port nor its socket.
     assert_eq!(server.get("/healthz").await.status, 200);
