@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
+use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
 use super::sweep::{self, Eviction};
-use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
+use crate::cache::{
+    Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
+};
 use crate::clock::Millis;
+use crate::names::Digest;
 use crate::telemetry::CacheGauges;
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
@@ -72,6 +75,13 @@ enum Request {
 #[derive(Debug)]
 pub(super) enum Report {
     Leave(WaiterId),
+    /// Here and not among the requests, so that it never overtakes the end of a claim.
+    Claim {
+        claim: ClaimId,
+        digest: Digest,
+        granted: oneshot::Sender<()>,
+    },
+    Unclaim(ClaimId),
     /// The head of a fill; `admit` fires when there is room.
     Head {
         flight: FlightId,
@@ -103,6 +113,7 @@ pub(super) struct Coordination {
     requests: mpsc::Sender<Request>,
     reports: mpsc::Sender<Report>,
     waiters: Arc<AtomicU64>,
+    claims: Arc<AtomicU64>,
 }
 
 /// The actor is full; the caller should try again soon.
@@ -117,13 +128,14 @@ impl Coordination {
         let shell = Shell {
             coordinator: coordinator(),
             waiters: HashMap::new(),
+            claims: HashMap::new(),
             flights: HashMap::new(),
             check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
         shared.tasks.spawn_last(shell.run(request_inbox, report_inbox));
-        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)) }
+        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)), claims: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
@@ -132,10 +144,21 @@ impl Coordination {
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request::Join { waiter, join, reply }).map_err(|_| Full)?;
-        let mut guard = JoinGuard { waiter, permit: Some(permit) };
+        let guard = JoinGuard::new(waiter, permit);
         let joined = answer.await;
-        guard.permit = None;
+        guard.answered();
         joined.map_err(|_| Full)
+    }
+
+    /// Waits until a digest is not being removed, and keeps it from being chosen until the claim is dropped.
+    pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
+        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
+        let claim = Claim::new(id, permit);
+        let (granted, grant) = oneshot::channel();
+        self.reports.send(Report::Claim { claim: id, digest, granted }).await.map_err(|_| Full)?;
+        grant.await.map_err(|_| Full)?;
+        Ok(claim)
     }
 
     /// Tells the state machine something that may be lost without harm.
@@ -156,69 +179,6 @@ impl Coordination {
             return Counts::default();
         }
         answer.await.unwrap_or_default()
-    }
-}
-
-/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
-struct JoinGuard {
-    waiter: WaiterId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl Drop for JoinGuard {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(Report::Leave(self.waiter));
-        }
-    }
-}
-
-/// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
-pub(super) struct FillGuard {
-    flight: FlightId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl FillGuard {
-    pub fn done(mut self, size: u64, outcome: Option<Outcome>) {
-        self.send(|flight| Report::Done { flight, size, outcome });
-    }
-
-    pub fn failed(mut self, failure: Failure, story: Option<Story>) {
-        self.send(|flight| Report::Failed { flight, failure, story });
-    }
-
-    fn send(&mut self, report: impl FnOnce(FlightId) -> Report) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(report(self.flight));
-        }
-    }
-}
-
-impl Drop for FillGuard {
-    fn drop(&mut self) {
-        self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
-    }
-}
-
-/// A running fill's way to report before its end.
-pub(super) struct FillLine {
-    pub flight: FlightId,
-    reports: mpsc::Sender<Report>,
-}
-
-impl FillLine {
-    /// Announces the head and waits until there is room. `Err` only when the actor stopped.
-    pub async fn head(&self, size: Option<u64>, tail: FlightTail) -> Result<(), Full> {
-        let (admit, admitted) = oneshot::channel();
-        let report = Report::Head { flight: self.flight, size, tail, admit };
-        self.reports.send(report).await.map_err(|_| Full)?;
-        admitted.await.map_err(|_| Full)
-    }
-
-    pub async fn restart(&self, tail: FlightTail) {
-        // Without an actor nobody joins any more, so nobody misses the new tail.
-        let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
     }
 }
 
@@ -255,6 +215,8 @@ struct Flight {
 struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
+    /// Those that wait to be granted.
+    claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
     check_at: Millis,
     shared: Arc<Shared>,
@@ -328,6 +290,14 @@ impl Shell {
                 self.waiters.remove(&waiter);
                 self.step(Event::Leave { waiter });
             }
+            Report::Claim { claim, digest, granted } => {
+                self.claims.insert(claim, granted);
+                self.step(Event::Claim { claim, key: FlightKey::Content(digest) });
+            }
+            Report::Unclaim(claim) => {
+                self.claims.remove(&claim);
+                self.step(Event::Unclaim { claim });
+            }
             Report::Head { flight, size, tail, admit } => {
                 if let Some(known) = self.flights.get_mut(&flight) {
                     known.tail = Some(tail);
@@ -380,7 +350,12 @@ impl Shell {
             }
             Action::Attach { waiter, flight } => self.attach(waiter, flight),
             Action::Ready { waiter, flight } => self.ready(waiter, flight),
-            Action::Claimed { .. } => {}
+            Action::Claimed { claim } => {
+                if let Some(granted) = self.claims.remove(&claim) {
+                    // Gone already: its end is under way.
+                    let _ = granted.send(());
+                }
+            }
             Action::Refuse { waiter, why } => {
                 if let Some(waiter) = self.waiters.remove(&waiter) {
                     // Gone already: its Leave is under way.
@@ -436,11 +411,11 @@ impl Shell {
             self.flights.remove(&flight);
             return;
         };
-        let guard = FillGuard { flight, permit: Some(permit) };
+        let guard = FillGuard::new(flight, permit);
         let shared = Arc::clone(&self.shared);
         match key {
             FlightKey::Content(digest) => {
-                let line = FillLine { flight, reports: self.reports.clone() };
+                let line = FillLine::new(flight, self.reports.clone());
                 self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
             }
             FlightKey::Pointer(pointer) => {

@@ -20,13 +20,13 @@ use crate::store::Blob;
 const TRIES: usize = 4;
 
 /// What the metadata and the store say of a digest within one image.
-struct Seen {
+pub(super) struct Seen {
     /// The size, if this image may show it.
-    linked: Option<u64>,
-    copy: Copy,
+    pub linked: Option<u64>,
+    pub copy: Copy,
 }
 
-enum Copy {
+pub(super) enum Copy {
     Absent,
     Here(Blob),
     /// It lay here through an unclean stop: hash it first.
@@ -50,8 +50,8 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        if scope.repository.remote().is_none() {
-            return Err(EngineError::new(ErrorKind::BlobUnknown, "blob unknown").with_verdict(Verdict::Local));
+        if scope.repository.local().is_some() {
+            return self.local_blob(scope, digest, want).await;
         }
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
@@ -89,7 +89,7 @@ impl Engine {
             .with_retry_after(Some(std::time::Duration::from_secs(1))))
     }
 
-    async fn see(&self, scope: &Scope, digest: &Digest) -> Result<Seen, EngineError> {
+    pub(super) async fn see(&self, scope: &Scope, digest: &Digest) -> Result<Seen, EngineError> {
         let Source { repository, image } = source(scope);
         let digest = *digest;
         self.shared
@@ -126,7 +126,7 @@ impl Engine {
     }
 
     /// One hash for all who ask meanwhile. A bad file is set aside, and the cache told.
-    async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+    pub(super) async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
         match self.fly(scope, Task::Verify(*digest), None).await? {
             Joined::Document { outcome: Outcome::Verified(true), .. } => Ok(()),
             Joined::Document { .. } => {
@@ -220,7 +220,7 @@ impl Engine {
         Ok(BlobAnswer { digest: *digest, size, range, reader, verdict: Verdict::Bypass })
     }
 
-    async fn whole(
+    pub(super) async fn whole(
         &self,
         digest: &Digest,
         blob: Blob,
@@ -254,7 +254,7 @@ fn look(shared: &Shared, digest: &Digest) -> Result<Copy, EngineError> {
     }
 }
 
-fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
+pub(super) fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
     let size = answer.bytes.len() as u64;
     if want.want == Want::Head {
         return head(&answer.digest, size, want, Verdict::Hit);
@@ -273,7 +273,12 @@ fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-fn head(digest: &Digest, size: u64, want: BlobWant, verdict: Verdict) -> Result<BlobAnswer, EngineError> {
+pub(super) fn head(
+    digest: &Digest,
+    size: u64,
+    want: BlobWant,
+    verdict: Verdict,
+) -> Result<BlobAnswer, EngineError> {
     let range = resolve(want.range, size)?;
     Ok(BlobAnswer { digest: *digest, size, range, reader: None, verdict })
 }

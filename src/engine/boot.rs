@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::drafts::Leftover;
 use super::flight::FlightKey;
 use super::model::EngineError;
 use super::shared::Shared;
 use super::sweep;
+use super::uploads;
 use crate::cache::Event;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
+use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
@@ -36,6 +38,7 @@ pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
+    let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
     let now = shared.clock.wall().0;
     let oldest = now.saturating_sub(u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX));
     let mut remove = Vec::new();
@@ -47,6 +50,7 @@ pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
                 .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
             shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
         }
+        _ if uploads.contains(&id) => {}
         _ => remove.push(id),
     })?;
     for id in &remove {
@@ -123,14 +127,7 @@ async fn apply(shared: &Shared, batch: Batch) -> bool {
 }
 
 async fn count_documents(shared: &Arc<Shared>) {
-    let counted = shared
-        .read(|shared| {
-            sweep::each::<DocumentRow>(shared, |_, row| {
-                shared.sizes.document_added(row.bytes.len() as u64);
-            })
-        })
-        .await;
-    if let Err(error) = counted {
+    if let Err(error) = shared.read(documents::count).await {
         tracing::warn!(%error, "the documents cannot be counted");
     }
 }

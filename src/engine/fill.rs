@@ -9,17 +9,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-use super::actor::{FillGuard, FillLine};
 use super::attempts::{self, Attempts};
 use super::drafts::Leftover;
 use super::flight::{FlightTail, Salvage, Source, Story};
+use super::guards::{FillGuard, FillLine};
+use super::model::EngineError;
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
 use crate::clock::Millis;
-use crate::meta::{Batch, CopyRow, DraftRow, DraftSource, Durability as Commit, LinkRow, MetaExt as _};
+use crate::meta::{
+    Batch, CopyRow, DraftRow, DraftSource, Durability as Commit, LinkRow, MetaError, MetaExt as _,
+};
 use crate::names::Digest;
-use crate::store::{Checkpoint, Draft, Durability};
+use crate::store::{Checkpoint, Draft, DraftId, Durability};
 use crate::upstream::{BlobResponse, Kind, Resume, Upstream, UpstreamError};
 
 /// Pieces are gathered up to this size while they are there already; then one hop to a writer thread.
@@ -109,7 +112,7 @@ impl Fill {
         digest: Digest,
         source: Source,
         repository: Arc<Repository>,
-    ) -> Result<Self, super::EngineError> {
+    ) -> Result<Self, EngineError> {
         let leftover = shared.drafts.take(&digest);
         let key = (source.repository, source.image.clone(), digest);
         let (expected, draft, checkpoints) = shared
@@ -296,26 +299,14 @@ impl Fill {
     async fn publish(self) -> Result<u64, Ended> {
         let size = self.draft.len();
         let id = self.draft.id();
+        let _turn = self.shared.turns.take(&self.digest).await;
         if let Err(error) = self.draft.publish(&self.digest, Durability::Relaxed).await {
             // Its bytes are right and its readers have them; it only cannot stay.
             tracing::error!(digest = %self.digest, %error, "a fetched blob cannot be kept");
             return Err(Ended { failure: Failure::NoSpace, story: None });
         }
-        let shared = &self.shared;
-        let source = &self.source;
-        let link = (source.repository, source.image.clone(), self.digest);
-        let mut batch = Batch::new(Commit::Relaxed);
-        batch.put(&link, &LinkRow { media_type: None, size, origin_proven: true });
-        let copy = CopyRow {
-            size,
-            durable: false,
-            epoch: shared.epoch,
-            last_used_ms: shared.clock.wall().0,
-            upstream: source.repository.0,
-        };
-        batch.put(&self.digest, &copy);
-        batch.delete::<DraftRow>(&id.0);
-        if let Err(error) = shared.meta.apply(batch).await {
+        let noted = note_copy(&self.shared, &self.source, &self.digest, size, id).await;
+        if let Err(error) = noted {
             // The file is there without a row: the next request for it fetches again.
             tracing::error!(digest = %self.digest, %error, "a fetched blob cannot be noted");
             return Err(Ended { failure: Failure::Died, story: None });
@@ -427,6 +418,46 @@ impl Fill {
         let why = ended.story.as_ref().map_or("the fetch failed".into(), |story| Arc::clone(&story.message));
         self.draft.fail(why);
         ended
+    }
+}
+
+/// Notes a fetched copy. One that was pushed meanwhile lies in its place already, synced, and its row stays.
+async fn note_copy(
+    shared: &Arc<Shared>,
+    source: &Source,
+    digest: &Digest,
+    size: u64,
+    draft: DraftId,
+) -> Result<(), EngineError> {
+    let digest = *digest;
+    // Mostly there is none.
+    let mut there: Option<CopyRow> = None;
+    loop {
+        let mut batch = Batch::new(Commit::Relaxed);
+        let link = (source.repository, source.image.clone(), digest);
+        batch.put(&link, &LinkRow { media_type: None, size, origin_proven: true });
+        batch.delete::<DraftRow>(&draft.0);
+        match &there {
+            Some(row) => batch.require_equal(&digest, row),
+            None => batch.require_absent::<CopyRow>(&digest),
+        };
+        if !there.is_some_and(|row| row.durable) {
+            let copy = CopyRow {
+                size,
+                durable: false,
+                epoch: shared.epoch,
+                last_used_ms: shared.clock.wall().0,
+                upstream: source.repository.0,
+            };
+            batch.put(&digest, &copy);
+        }
+        match shared.meta.apply(batch).await {
+            // Few change the row of a digest that is being fetched, and nobody does for ever.
+            Err(MetaError::Conflict(_)) => {
+                there = shared.read(move |shared| Ok(shared.meta.get::<CopyRow>(&digest)?)).await?;
+            }
+            other => return Ok(other?),
+        }
     }
 }
 

@@ -2,22 +2,30 @@
 //! tasks live.
 //! Must not know: HTTP, status codes, OCI error codes.
 
+mod accounts;
 mod actor;
 mod answers;
 mod attempts;
 mod blobs;
 mod boot;
 mod bypass;
+mod discovery;
+mod documents;
 mod drafts;
 mod errors;
 mod fill;
 mod flight;
+mod guards;
 mod inventory;
 mod listings;
+mod local;
 mod manifests;
 mod model;
 mod pointer;
+mod publish;
+mod push;
 mod reader;
+mod removal;
 mod repositories;
 mod repository;
 mod resolutions;
@@ -25,15 +33,26 @@ mod settings;
 mod shared;
 mod sweep;
 mod touched;
+mod turns;
+mod upload;
+mod uploads;
+mod verify;
 
+pub use accounts::{
+    Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
+    NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
+};
+pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
 };
+pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
 pub use repositories::Repositories;
-pub use repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
+pub use upload::Upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -85,8 +104,18 @@ impl Engine {
         let meta: Arc<dyn Meta> = Arc::new(meta);
         let trusted_since = trust(&meta, &opened).await?;
         let repositories = Repositories::load(&meta, &clock)?;
-        let parts =
-            Parts { clock, store, meta, metrics, repositories, settings, epoch: opened.epoch, trusted_since };
+        let accounts = Accounts::load(&meta, &clock).await?;
+        let parts = Parts {
+            clock,
+            store,
+            meta,
+            metrics,
+            repositories,
+            accounts,
+            settings,
+            epoch: opened.epoch,
+            trusted_since,
+        };
         let shared = Arc::new(Shared::new(parts));
         boot::take_stock_of_drafts(&shared)?;
         let coordination = Coordination::start(&shared);
@@ -107,6 +136,30 @@ impl Engine {
 
     pub fn repositories(&self) -> &Repositories {
         &self.shared.repositories
+    }
+
+    /// Who may log in, and what was granted to whom.
+    pub fn accounts(&self) -> &Accounts {
+        &self.shared.accounts
+    }
+
+    /// Changes a repository. What was granted in it stays granted, also where it is pointed elsewhere.
+    pub async fn update_repository(
+        &self,
+        name: &RepositoryName,
+        spec: RepositorySpec,
+    ) -> Result<Arc<Repository>, EngineError> {
+        let (changed, old) = self.repositories().update(name, spec).await?;
+        if changed.id != old {
+            self.accounts().renumber(old, Some(changed.id)).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Removes a repository, and what was granted in it.
+    pub async fn delete_repository(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+        let old = self.repositories().delete(name, purge).await?;
+        self.accounts().renumber(old, None).await
     }
 
     /// Whether requests can be answered, and what the gauges show.

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::actor::FillGuard;
 use super::answers::Of;
 use super::attempts::{self, Attempts};
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
+use super::guards::FillGuard;
 use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
+use super::verify;
 use crate::cache::Failure;
-use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
+use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
@@ -257,27 +258,8 @@ impl Flight<'_> {
 
     /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
     async fn verify(&self, digest: &Digest) -> Result<Outcome, Ended> {
-        let digest = *digest;
-        let row = self
-            .shared
-            .read(move |shared| {
-                let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let Some(blob) = shared.store.open(&digest)? else { return Ok(None) };
-                let whole = blob.size() == copy.size && blob.hash(digest.algorithm())? == digest;
-                if !whole {
-                    tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: set aside");
-                    shared.store.quarantine(&digest)?;
-                }
-                Ok(whole.then_some(copy))
-            })
-            .await?;
-        let mut batch = Batch::new(Durability::Relaxed);
-        match &row {
-            Some(copy) => batch.put(&digest, &CopyRow { epoch: self.shared.epoch, ..copy.clone() }),
-            None => batch.delete::<CopyRow>(&digest),
-        };
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Verified(row.is_some()))
+        let whole = verify::verify(&self.shared, digest).await?;
+        Ok(Outcome::Verified(whole))
     }
 
     async fn tags(&self, query: &str) -> Result<Outcome, Ended> {

@@ -1,46 +1,29 @@
-//! Owns removing: evicted copies, documents above their cap, what retired repositories left; and the regular
-//! notes of space and last uses.
+//! Owns removing: evicted copies, what retired repositories left; and the regular notes of space and last uses.
 //! Must not know: why the cache chose a victim.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::model::EngineError;
 use super::shared::Shared;
+use super::uploads;
 use crate::cache::Event;
+use crate::clock::UnixMillis;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, RepositoryRow, TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _,
+    ReferrerRow, RepositoryRow, TagRow,
 };
 use crate::names::{Digest, RepositoryId};
 
 /// Rows removed in one commit, so that other writers get their turn.
-const ROWS: usize = 1_000;
+pub(super) const ROWS: usize = 1_000;
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
-/// Documents go down to this share of their cap at once.
-const LOW_PERCENT: u64 = 90;
-
-/// Bytes that are counted here rather than in the coordinator.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    documents: AtomicU64,
-}
-
-impl Sizes {
-    pub fn document_added(&self, bytes: u64) {
-        self.documents.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn set(&self, bytes: u64) {
-        self.documents.store(bytes, Ordering::Relaxed);
-    }
-
-    fn documents(&self) -> u64 {
-        self.documents.load(Ordering::Relaxed)
-    }
-}
+/// The order of eviction is no truth to fight for.
+const NOTE_TRIES: usize = 3;
 
 /// What became of a copy that was to be removed.
 pub(super) enum Eviction {
@@ -89,7 +72,9 @@ pub(super) async fn space(shared: &Arc<Shared>, coordination: &Coordination) {
     let cached = counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes;
     match shared.read(|shared| Ok(shared.store.space()?)).await {
         Ok(space) => {
-            let limit = shared.settings.limit(cached, space.free, space.total);
+            // What uploads have announced will not stay free.
+            let free = space.free.saturating_sub(shared.promised.load(Ordering::Relaxed));
+            let limit = shared.settings.limit(cached, free, space.total);
             coordination.tell(Event::Space { limit }).await;
         }
         Err(error) => tracing::error!(%error, "the free space cannot be read"),
@@ -123,7 +108,8 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
         if since_notes >= NOTES_EVERY {
             since_notes = Duration::ZERO;
             note_uses(&shared, Durability::Durable).await;
-            if let Err(error) = cap_documents(&shared).await {
+            uploads::expire(&shared).await;
+            if let Err(error) = documents::cap(&shared).await {
                 tracing::warn!(%error, "the documents cannot be capped");
             }
         }
@@ -132,123 +118,39 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
 
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
-    let (blobs, documents) = (shared.touched.take_blobs(), shared.touched.take_documents());
-    let noted = shared
-        .read(move |shared| {
-            let mut batch = Batch::new(durability);
-            for (digest, at) in blobs {
-                if let Some(row) = shared.meta.get::<CopyRow>(&digest)? {
-                    batch.require_present::<CopyRow>(&digest);
-                    batch.put(&digest, &CopyRow { last_used_ms: at.0, ..row });
-                }
-            }
-            for (digest, at) in documents {
-                if let Some(row) = shared.meta.get::<DocumentRow>(&digest)? {
-                    batch.put(&digest, &DocumentRow { last_used_ms: at.0, ..row });
-                }
-            }
-            Ok(batch)
-        })
-        .await;
-    let applied = match noted {
-        Ok(batch) => shared.meta.apply(batch).await.map_err(EngineError::from),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = applied {
-        tracing::debug!(%error, "last uses are noted a minute later");
+    let used = Arc::new((shared.touched.take_blobs(), shared.touched.take_documents()));
+    for _ in 0..NOTE_TRIES {
+        let used = Arc::clone(&used);
+        let applied = match shared.read(move |shared| uses(shared, &used, durability)).await {
+            Ok(batch) => shared.meta.apply(batch).await,
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
+        };
+        match applied {
+            Ok(()) => return,
+            // One of them was pushed or evicted since: look again, never over what is newer.
+            Err(MetaError::Conflict(_)) => {}
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
+        }
     }
 }
 
-/// Removes the least recently used documents above the cap, with the links and tags that rest on them.
-pub(super) async fn cap_documents(shared: &Arc<Shared>) -> Result<(), EngineError> {
-    let cap = shared.settings.document_cap;
-    if shared.sizes.documents() <= cap {
-        return Ok(());
-    }
-    let victims = shared.read(move |shared| oldest_documents(shared, cap / 100 * LOW_PERCENT)).await?;
-    if victims.is_empty() {
-        return Ok(());
-    }
-    tracing::info!(documents = victims.len(), "removing the least recently used manifests");
-    forget_documents(shared, victims).await
-}
+type Used = (Vec<(Digest, UnixMillis)>, Vec<(Digest, UnixMillis)>);
 
-/// Which documents must go so that `keep` bytes remain. Corrects the running count on the way.
-fn oldest_documents(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
-    let mut all = Vec::new();
-    let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = shared.meta.scan::<DocumentRow>(&(), after.as_ref(), ROWS)?;
-        let last = page.len() < ROWS;
-        for (digest, row) in page {
-            let size = row.bytes.len() as u64;
-            total += size;
-            all.push((row.last_used_ms, size, digest));
-            after = Some(digest);
-        }
-        if last {
-            break;
+fn uses(shared: &Shared, (blobs, documents): &Used, durability: Durability) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new(durability);
+    for (digest, at) in blobs {
+        if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
+            batch.require_equal(digest, &row);
+            batch.put(digest, &CopyRow { last_used_ms: at.0, ..row });
         }
     }
-    shared.sizes.set(total);
-    all.sort_unstable();
-    let mut victims = Vec::new();
-    for (_, size, digest) in all {
-        if total <= keep {
-            break;
+    for (digest, at) in documents {
+        if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
+            batch.require_present::<DocumentRow>(digest);
+            batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
         }
-        total -= size;
-        victims.push(digest);
     }
-    shared.sizes.set(total);
-    Ok(victims)
-}
-
-/// Documents, and in every repository the links and tags that name them.
-pub(super) async fn forget_documents(shared: &Arc<Shared>, victims: Vec<Digest>) -> Result<(), EngineError> {
-    let victims: std::collections::BTreeSet<Digest> = victims.into_iter().collect();
-    let batches = shared
-        .read(move |shared| {
-            let mut batches = vec![Batch::new(Durability::Relaxed)];
-            let mut rows = 0;
-            let mut room = |batches: &mut Vec<Batch>| {
-                rows += 1;
-                if rows % ROWS == 0 {
-                    batches.push(Batch::new(Durability::Relaxed));
-                }
-            };
-            each::<TagRow>(shared, |key, row| {
-                if victims.contains(&row.digest) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<TagRow>(&key);
-                    }
-                }
-            })?;
-            each::<LinkRow>(shared, |key, _| {
-                if victims.contains(&key.2) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<LinkRow>(&key);
-                    }
-                }
-            })?;
-            for digest in &victims {
-                room(&mut batches);
-                if let Some(batch) = batches.last_mut() {
-                    batch.delete::<DocumentRow>(digest);
-                }
-            }
-            Ok(batches)
-        })
-        .await?;
-    for batch in batches {
-        shared.meta.apply(batch).await?;
-    }
-    shared.answers.clear();
-    shared.resolutions.clear();
-    Ok(())
+    Ok(batch)
 }
 
 /// All rows of a table, a page at a time.
@@ -273,26 +175,9 @@ where
 
 /// Removes what a retired repository left, a page of rows at a time, then its own row.
 async fn clear_retired(shared: Arc<Shared>, id: RepositoryId) {
+    uploads::give_up_all(&shared, id).await;
     loop {
-        let page = shared
-            .read(move |shared| {
-                let mut batch = Batch::new(Durability::Relaxed);
-                let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
-                let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
-                for (key, _) in &links {
-                    batch.delete::<LinkRow>(key);
-                }
-                for (key, _) in &tags {
-                    batch.delete::<TagRow>(key);
-                }
-                let done = links.is_empty() && tags.is_empty();
-                if done {
-                    batch.delete::<RepositoryRow>(&id);
-                }
-                Ok((batch, done))
-            })
-            .await;
-        let applied = match page {
+        let applied = match shared.read(move |shared| clear_page(shared, id)).await {
             Ok((batch, done)) => shared.meta.apply(batch).await.map(|()| done).map_err(EngineError::from),
             Err(error) => Err(error),
         };
@@ -306,4 +191,27 @@ async fn clear_retired(shared: Arc<Shared>, id: RepositoryId) {
             }
         }
     }
+}
+
+/// Whether that was the last.
+fn clear_page(shared: &Shared, id: RepositoryId) -> Result<(Batch, bool), EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
+    let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
+    let referrers = shared.meta.scan::<ReferrerRow>(&id, None, ROWS)?;
+    for (key, _) in &links {
+        batch.delete::<LinkRow>(key);
+        batch.delete::<HolderRow>(&(key.2, key.0, key.1.clone()));
+    }
+    for (key, _) in &tags {
+        batch.delete::<TagRow>(key);
+    }
+    for (key, _) in &referrers {
+        batch.delete::<ReferrerRow>(key);
+    }
+    let done = links.is_empty() && tags.is_empty() && referrers.is_empty();
+    if done {
+        batch.delete::<RepositoryRow>(&id);
+    }
+    Ok((batch, done))
 }

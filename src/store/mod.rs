@@ -12,7 +12,7 @@ mod tail;
 mod tests;
 mod writer;
 
-pub use draft::{Checkpoint, Draft};
+pub use draft::{Checkpoint, Draft, Resting};
 pub use fs::{FsStore, Scan, Space};
 pub use reader::{Blob, Reader};
 pub use tail::{End, Progress, Tail};
@@ -53,6 +53,11 @@ pub trait Store: Send + Sync + 'static {
         algorithm: Algorithm,
         checkpoints: &[Checkpoint],
     ) -> io::Result<Option<Draft>>;
+    /// A draft that an earlier run left, with all bytes that lie there. Who sent them says in the end what their
+    /// digest is.
+    fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>>;
+    /// A draft of this run that was put to rest. `None`: its file is gone.
+    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>>;
     fn unlink(&self, digest: &Digest) -> io::Result<bool>;
     /// Sets a damaged file aside, out of every reader's way.
     fn quarantine(&self, digest: &Digest) -> io::Result<bool>;
