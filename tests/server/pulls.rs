@@ -62,12 +62,18 @@ async fn manifests_are_served_byte_for_byte_whatever_is_accepted() {
         let content = Content::new(odd.replace("1.0e2", &number.to_string()));
         registry.shelf().add_manifest("a/b", media_type, &content);
         registry.shelf().tag("a/b", &format!("t{number}"), content.digest);
-        for accept in ["", "*/*", "text/plain", "application/vnd.docker.distribution.manifest.v1+json", media_type] {
+        for accept in
+            ["", "*/*", "text/plain", "application/vnd.docker.distribution.manifest.v1+json", media_type]
+        {
             for reference in [format!("t{number}"), content.digest.to_string()] {
                 let ask = Ask::get(&manifest("a/b", &reference));
                 let ask = if accept.is_empty() { ask } else { ask.header("Accept", accept) };
                 let answer = house.send(ask).await;
-                assert_eq!((answer.status, answer.header("content-type")), (200, Some(media_type)), "{accept}");
+                assert_eq!(
+                    (answer.status, answer.header("content-type")),
+                    (200, Some(media_type)),
+                    "{accept}"
+                );
                 assert_eq!(answer.body, content.bytes, "{media_type}");
             }
         }
@@ -86,9 +92,12 @@ async fn of_several_architectures_only_the_one_that_is_asked_for_is_fetched() {
     registry.add_index("library/redis", "7", &index);
     let house = House::beside(&registry).await;
     let got = house.get(&manifest("redis", "7")).await;
-    assert_eq!((got.header("content-type"), &got.body[..]), (Some(Index::MEDIA_TYPE), &index.manifest.bytes[..]));
+    assert_eq!(
+        (got.header("content-type"), &got.body[..]),
+        (Some(Index::MEDIA_TYPE), &index.manifest.bytes[..])
+    );
     let arm = &index.images[1];
-    house.pull("redis", &arm.manifest.digest.to_string(), arm).await;
+    house.cache("redis", &arm.manifest.digest.to_string(), arm).await;
     for other in [&index.images[0], &index.images[2]] {
         assert!(registry.asked(&other.manifest.digest.to_string()).is_empty());
         assert!(other.blobs().all(|content| registry.asked(&content.digest.to_string()).is_empty()));
@@ -100,7 +109,8 @@ async fn of_several_architectures_only_the_one_that_is_asked_for_is_fetched() {
 async fn digests_of_either_algorithm_are_answered_as_they_were_asked() {
     let registry = Registry::open().await;
     let house = House::beside(&registry).await;
-    let by_512 = |bytes: Vec<u8>| Content { digest: Digest::of(Algorithm::Sha512, &bytes), bytes: bytes.into() };
+    let by_512 =
+        |bytes: Vec<u8>| Content { digest: Digest::of(Algorithm::Sha512, &bytes), bytes: bytes.into() };
     let layer = by_512(Content::random(1303, 100_000).bytes.to_vec());
     let document = json!({ "schemaVersion": 2, "layers": [
         { "mediaType": "application/octet-stream", "digest": layer.digest.to_string(), "size": layer.bytes.len() },
@@ -145,8 +155,10 @@ async fn a_tag_is_asked_for_again_after_its_time_and_by_one_head_for_many() {
 async fn a_tag_that_went_upstream_is_gone_here() {
     let image = Image::new(1305, &[10]);
     let (registry, house) = hub(&image).await;
-    house.api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "0s", "negative_ttl": "300ms" })).await;
-    house.pull("redis", "7", &image).await;
+    house
+        .api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "0s", "negative_ttl": "300ms" }))
+        .await;
+    house.cache("redis", "7", &image).await;
     registry.shelf().untag("library/redis", "7");
     let gone = house.get(&manifest("redis", "7")).await;
     assert_eq!((gone.code(), gone.cache()), ((404, "MANIFEST_UNKNOWN".to_owned()), Some("miss")));

@@ -67,7 +67,8 @@ async fn no_secret_is_ever_said() {
     let image = Image::new(1101, &[100_000, 90_000, 80_000]);
     let access = || Access::token_for("ada", "canary-stored");
     let upstream = Registry::start(Options { access: access(), ..Options::default() }).await;
-    let by_file = Registry::start(Options { access: Access::basic("ada", "canary-file"), ..Options::default() }).await;
+    let by_file =
+        Registry::start(Options { access: Access::basic("ada", "canary-file"), ..Options::default() }).await;
     let cdn = Registry::open().await;
     for registry in [&upstream, &by_file, &cdn] {
         registry.add_image("library/redis", "7", &image);
@@ -88,7 +89,9 @@ async fn no_secret_is_ever_said() {
     assert_eq!(scene.pull(&blob("redis", first)).await, 200);
     let signed = |host: &str, digest| {
         let url = cdn.url_as(host);
-        Fault::Redirect(format!("{url}v2/library/redis/blobs/{digest}?X-Amz-Signature=canary-signed&sig=canary"))
+        Fault::Redirect(format!(
+            "{url}v2/library/redis/blobs/{digest}?X-Amz-Signature=canary-signed&sig=canary"
+        ))
     };
     upstream.always(&second.digest.to_string(), signed("localhost", second.digest));
     assert_eq!(scene.pull(&blob("redis", second)).await, 200);
@@ -110,7 +113,8 @@ async fn no_secret_is_ever_said() {
     upstream.stop().await;
     scene.pull(&manifest("redis", "10")).await;
     // Another way to keep a password, and a wrong one.
-    let form = json!({ "remote_url": by_file.url().as_str(), "username": "ada", "password_file": password_file });
+    let form =
+        json!({ "remote_url": by_file.url().as_str(), "username": "ada", "password_file": password_file });
     assert_eq!(scene.put(form).await, 200);
     assert_eq!(scene.pull(&manifest("redis", "7")).await, 200);
     assert_eq!(scene.put(json!({ "password": "canary-wrong" })).await, 200);
@@ -137,12 +141,17 @@ async fn no_secret_is_ever_said() {
     let to = scene.server.address;
     let smuggled = "GET /v2/?sig=canary HTTP/1.1\r\nHost: a b\r\nAuthorization: Bearer canary\r\n\r\n";
     scene.heard.push(raw(to, smuggled).await.all());
-    scene.heard.push(raw(to, "GET /v2/?sig=canary HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer canary\r\n\r\n").await.all());
+    scene.heard.push(
+        raw(to, "GET /v2/?sig=canary HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer canary\r\n\r\n")
+            .await
+            .all(),
+    );
 
     for path in ["/metrics", "/readyz", "/healthz", "/", "/api/status", "/api/cached", "/api/repository"] {
         scene.send(Ask::get(path)).await;
     }
-    let mut add = super::process::binary(&["repo", "add", "other", "https://registry.test", "--username", "ada"]);
+    let mut add =
+        super::process::binary(&["repo", "add", "other", "https://registry.test", "--username", "ada"]);
     add.args(["--password-stdin", "--data-dir", data.path().to_str().unwrap()]);
     let added = run_with(add, "canary-stdin\n");
     assert_eq!(added.code, 0);

@@ -13,7 +13,8 @@ use super::support::upstream::{Options, Registry};
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_tell_strangers_no_details() {
     let house = House::new().await;
-    let stranger = |path: &str| Ask::get(path).header("X-Forwarded-For", "203.0.113.9").host("elsewhere.test");
+    let stranger =
+        |path: &str| Ask::get(path).header("X-Forwarded-For", "203.0.113.9").host("elsewhere.test");
     for path in ["/healthz", "/readyz", "/"] {
         assert_eq!(house.send(stranger(path)).await.status, 200, "{path}");
         let head = house.head(path).await;
@@ -21,7 +22,8 @@ async fn probes_tell_strangers_no_details() {
     }
     let ready = house.get("/readyz").await.json();
     assert_eq!(ready["ready"], true);
-    let names: Vec<_> = ready["checks"].as_array().unwrap().iter().map(|check| check["name"].clone()).collect();
+    let names: Vec<_> =
+        ready["checks"].as_array().unwrap().iter().map(|check| check["name"].clone()).collect();
     assert_eq!(names, ["metadata", "storage", "running"]);
     assert!(ready["checks"][0]["detail"].is_string());
     assert!(house.send(stranger("/readyz")).await.json()["checks"][0].get("detail").is_none());
@@ -46,7 +48,9 @@ async fn every_request_has_one_line_that_can_be_found_by_its_id() {
 
     let path = blob("redis", &image.layers[0]);
     let agent = "docker/20.10 \"quoted\" UpstreamClient(x)";
-    let ask = Ask::get(&format!("{path}?signature=hidden")).header("User-Agent", agent).header("Range", "bytes=0-9");
+    let ask = Ask::get(&format!("{path}?signature=hidden"))
+        .header("User-Agent", agent)
+        .header("Range", "bytes=0-9");
     let answer = server.send(ask).await;
     let line = server.access_line(&path, 0);
     assert_eq!(line["req_id"].as_str(), answer.header("x-request-id"));
@@ -72,7 +76,10 @@ async fn every_request_has_one_line_that_can_be_found_by_its_id() {
         let ask = Ask::get(path).from(from).header("X-Request-Id", "from-nginx");
         ask.header("X-Forwarded-For", "198.51.100.1, 203.0.113.9")
     };
-    assert_eq!(server.send(by_proxy("127.0.0.2", "/v2/trusted")).await.header("x-request-id"), Some("from-nginx"));
+    assert_eq!(
+        server.send(by_proxy("127.0.0.2", "/v2/trusted")).await.header("x-request-id"),
+        Some("from-nginx")
+    );
     let line = server.access_line("/v2/trusted", 0);
     assert_eq!((&line["req_id"], &line["client"]), (&json!("from-nginx"), &json!("203.0.113.9")));
     server.send(by_proxy("127.0.0.1", "/v2/untrusted")).await;
