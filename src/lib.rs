@@ -36,6 +36,7 @@ pub mod upstream;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::iter;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -71,6 +72,8 @@ pub struct Started {
     /// What cached content may take.
     pub limit_bytes: u64,
     pub repositories: Vec<StartedRepository>,
+    /// Somebody can log in, so most pulls need it.
+    pub users: bool,
     /// `None`: the token came from the environment.
     pub token_file: Option<PathBuf>,
     /// From the start of the process until it listened.
@@ -133,6 +136,7 @@ pub async fn serve(
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
         repositories: engine.repositories().list().iter().map(|one| listed(one)).collect(),
+        users: !engine.accounts().is_empty(),
         token_file,
         took: Duration::from_millis(clock.now().0),
     });
@@ -144,7 +148,8 @@ pub async fn serve(
         stalled_write: config.server.write_timeout,
     };
     let grace = config.server.shutdown_grace;
-    let stopped = http::serve(vec![listener, admin], service, limits, shutdown, grace).await;
+    let stopped =
+        http::serve(iter::once(listener).chain(admin).collect(), service, limits, shutdown, grace).await;
     if stopped.broken > 0 {
         tracing::warn!(connections = stopped.broken, "the grace was over: connections were broken");
     }

@@ -99,8 +99,9 @@ async fn connect(place: &Place, target: &Target) -> Result<Connection, CliError>
     let socket = config.storage.socket();
     match UnixStream::connect(&socket).await {
         Ok(_) => Ok(Connection::Socket(socket)),
-        // No socket, or one that a killed server left behind: nobody works on the data.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        // No socket, or one that a killed server left behind, or a path where none can be: if somebody works on
+        // the data all the same, opening it will tell.
+        Err(error) if nobody_listens(&error) => {
             // Only what goes wrong is of interest beside a command's answer.
             telemetry::init(LogFormat::Auto, "warn")
                 .map_err(|error| CliError::failed("the log cannot be set up").with_cause(error))?;
@@ -109,6 +110,13 @@ async fn connect(place: &Place, target: &Target) -> Result<Connection, CliError>
         Err(error) => Err(unreachable(&socket.display().to_string(), &error.into())
             .with_hint("run the command as the user that the server runs as, or use --server and --token")),
     }
+}
+
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
+    )
 }
 
 fn to_server(url: Uri, token: Option<&str>) -> Result<Connection, CliError> {

@@ -50,7 +50,7 @@ pub async fn token(
         let reply = error.into_reply(context.request_id);
         if basic { reply.with_header(WWW_AUTHENTICATE, "Basic realm=\"binaryrepo\"") } else { reply }
     });
-    reply.with_header(CACHE_CONTROL, "no-store").with_header(PRAGMA, "no-cache").with_note(Note::of("token"))
+    reply.with_header(CACHE_CONTROL, "no-store").with_header(PRAGMA, "no-cache").with_note(note)
 }
 
 /// What a client asks for, however it asks.

@@ -231,6 +231,8 @@ async fn secrets_are_told_to_nobody() {
     let written = logged();
     let of_ada = |line: &&str| line.contains("user=\"ada\"") && line.contains(CLIENT);
     assert!(written.lines().any(|line| of_ada(&line)), "no line names ada");
+    let tickets = |line: &str| line.contains("action=\"token\"") && line.contains("user=\"ada\"");
+    assert!(written.lines().any(tickets), "no ticket names ada");
 }
 
 /// What lies on the disk: neither a password nor a token.

@@ -145,10 +145,30 @@ async fn one_data_directory_has_one_server() {
         second.err.contains(&format!("{} is in use by another binaryrepo", dir.path().display())),
         "{second:?}"
     );
-    assert!(second.err.contains("hint: stop the other one, or choose another directory with --data-dir"));
+    assert!(second.err.contains("choose another directory with --data-dir"));
     // The first one has lost neither its port nor its socket.
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(run(&["ls", "--data-dir", path(&dir)]).code, 0);
+}
+
+/// The path of a Unix socket has 107 bytes, that of a data directory has none too many.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_path_costs_the_socket_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("d".repeat(120));
+    let mut server = Process::start_for_people(&data);
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert!(server.log().iter().any(|line| line.contains("too long for a socket")), "{:?}", server.log());
+    let args = ["repo", "list", "--data-dir", data.to_str().unwrap()];
+    let beside = run(&args);
+    assert_eq!(beside.code, 3, "{beside:?}");
+    assert!(
+        beside.err.contains("in use by another binaryrepo") && beside.err.contains("--server"),
+        "{beside:?}"
+    );
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), 0);
+    assert_eq!(run(&args).code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +249,8 @@ async fn a_wrong_setting_is_shown_with_its_place() {
         ("[[repository]]\nname = \"quay\"\nrepo_type = \"remote\"\n", "line 1", "remote_url"),
     ] {
         std::fs::write(&file, written).unwrap();
-        let ended = run(&["serve", "--config", file.to_str().unwrap(), "--data-dir", path(&dir)]);
+        let config = file.to_str().unwrap();
+        let ended = run(&["serve", "--config", config, "--data-dir", path(&dir), "--listen", "127.0.0.1:0"]);
         assert_eq!(ended.code, 3, "{written}: {ended:?}");
         assert!(ended.err.contains(place) && ended.err.contains(words), "{written}: {}", ended.err);
     }
