@@ -95,8 +95,6 @@ pub struct Storage {
     pub min_free: Option<u64>,
     /// What remotes' manifests may take in the metadata store.
     pub document_cap: u64,
-    /// Whether a download that nobody waits for any more is given up.
-    pub abandon_orphan_fills: bool,
 }
 
 impl Storage {
@@ -105,13 +103,7 @@ impl Storage {
     pub const DOCUMENT_CAP: u64 = 1 << 30;
 
     fn at(path: PathBuf) -> Self {
-        Self {
-            path,
-            max_size: Self::MAX_SIZE,
-            min_free: None,
-            document_cap: Self::DOCUMENT_CAP,
-            abandon_orphan_fills: false,
-        }
+        Self { path, max_size: Self::MAX_SIZE, min_free: None, document_cap: Self::DOCUMENT_CAP }
     }
 
     /// The bytes that stay free on a file system of `total`: as set, or the smaller of 5 GiB and 5 %.
