@@ -10,19 +10,27 @@ use std::time::Duration;
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::oneshot;
 
-use super::fill;
+use super::fill::{self, FillGuard, FillLine};
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep;
+use super::sweeps::{SweepGuard, Sweeps};
 use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
 use crate::clock::Millis;
+use crate::names::Digest;
 use crate::telemetry::CacheGauges;
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
 const REQUESTS: usize = 4_096;
 /// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
 const REPORTS: usize = 65_536;
+/// Places that waiters leave to those who serve them: a fill that could not say that its head came would keep them
+/// waiting for ever.
+const KEPT: usize = 1_024;
+/// With so little to look at, a debug build looks at everything after every step.
+const LITTLE: usize = 1_000;
+/// With more entries than this only what is under way is looked at: the rest would take too long.
+const MANY: usize = 20_000;
 
 /// What a waiter learns.
 #[derive(Debug)]
@@ -91,6 +99,11 @@ pub(super) enum Report {
         failure: Failure,
         story: Option<Story>,
     },
+    /// The file of an evicted blob is gone, or is not.
+    Swept {
+        digest: Digest,
+        gone: bool,
+    },
     Event(Event<FlightKey, Source>),
 }
 
@@ -115,6 +128,7 @@ impl Coordination {
             coordinator: Coordinator::new(Limits::default()),
             waiters: HashMap::new(),
             flights: HashMap::new(),
+            sweeps: Sweeps::default(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
@@ -124,6 +138,9 @@ impl Coordination {
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
     pub async fn join(&self, join: Join) -> Result<Joined, Full> {
+        if self.reports.capacity() < KEPT {
+            return Err(Full);
+        }
         let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
@@ -144,6 +161,11 @@ impl Coordination {
     pub async fn tell(&self, event: Event<FlightKey, Source>) {
         // Fails only when the actor has stopped, and then nothing is decided any more.
         let _ = self.reports.send(Report::Event(event)).await;
+    }
+
+    /// Whether anybody decides any more.
+    pub fn is_running(&self) -> bool {
+        !self.requests.is_closed()
     }
 
     pub async fn counts(&self) -> Counts {
@@ -169,55 +191,6 @@ impl Drop for JoinGuard {
     }
 }
 
-/// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
-pub(super) struct FillGuard {
-    flight: FlightId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl FillGuard {
-    pub fn done(mut self, size: u64, outcome: Option<Outcome>) {
-        self.send(|flight| Report::Done { flight, size, outcome });
-    }
-
-    pub fn failed(mut self, failure: Failure, story: Option<Story>) {
-        self.send(|flight| Report::Failed { flight, failure, story });
-    }
-
-    fn send(&mut self, report: impl FnOnce(FlightId) -> Report) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(report(self.flight));
-        }
-    }
-}
-
-impl Drop for FillGuard {
-    fn drop(&mut self) {
-        self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
-    }
-}
-
-/// A running fill's way to report before its end.
-pub(super) struct FillLine {
-    pub flight: FlightId,
-    reports: mpsc::Sender<Report>,
-}
-
-impl FillLine {
-    /// Announces the head and waits until there is room. `Err` only when the actor stopped.
-    pub async fn head(&self, size: Option<u64>, tail: FlightTail) -> Result<(), Full> {
-        let (admit, admitted) = oneshot::channel();
-        let report = Report::Head { flight: self.flight, size, tail, admit };
-        self.reports.send(report).await.map_err(|_| Full)?;
-        admitted.await.map_err(|_| Full)
-    }
-
-    pub async fn restart(&self, tail: FlightTail) {
-        // Without an actor nobody joins any more, so nobody misses the new tail.
-        let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
-    }
-}
-
 struct Waiter {
     source: Source,
     proven: bool,
@@ -237,6 +210,7 @@ struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
     flights: HashMap<FlightId, Flight>,
+    sweeps: Sweeps,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
 }
@@ -257,6 +231,7 @@ impl Shell {
                 () = timer, if wakeup.is_some() => self.step(Event::Tick),
                 () = &mut stop => break,
             }
+            self.start_sweeps();
             self.show();
         }
     }
@@ -283,6 +258,10 @@ impl Shell {
     }
 
     fn join(&mut self, waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined>) {
+        // Its Leave came first, by the faster inbox.
+        if reply.is_closed() {
+            return;
+        }
         let Join { key, source, proven, negative, deadline } = join;
         self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply });
         let deadline = deadline.map(|span| self.shared.clock.now().after(span));
@@ -319,6 +298,11 @@ impl Shell {
                 self.step_with(Event::FillFailed { flight, failure }, story.as_ref());
                 self.flights.remove(&flight);
             }
+            Report::Swept { digest, gone } => {
+                self.sweeps.ended();
+                let key = FlightKey::Content(digest);
+                self.step(if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } });
+            }
             Report::Event(event) => self.step(event),
         }
     }
@@ -329,9 +313,28 @@ impl Shell {
 
     fn step_with(&mut self, event: Event<FlightKey, Source>, story: Option<&Story>) {
         let mut actions = Vec::new();
+        let in_turn = matches!(event, Event::Space { .. });
         self.coordinator.step(self.shared.clock.now(), event, &mut actions);
+        self.examine(in_turn);
         for action in actions {
             self.act(action, story);
+        }
+    }
+
+    /// Looks whether the state keeps its promises: at the regular turns, and in a debug build, where a broken one is
+    /// fatal, after every step that is cheap to look at.
+    fn examine(&self, in_turn: bool) {
+        let counts = self.coordinator.counts();
+        let little = counts.present + counts.waiters + counts.queued < LITTLE;
+        if !(in_turn || cfg!(debug_assertions) && little) {
+            return;
+        }
+        let all = counts.present < MANY;
+        let checked = if all { self.coordinator.check() } else { self.coordinator.check_moving() };
+        if let Err(violation) = checked {
+            self.shared.metrics.invariant_violation();
+            tracing::error!(%violation, ?counts, "the cache broke a promise of its own; please report this");
+            debug_assert!(false, "{violation}");
         }
     }
 
@@ -355,7 +358,8 @@ impl Shell {
                     let _ = waiter.reply.send(Joined::Refused { why, story: story.cloned() });
                 }
             }
-            Action::Evict { key } => self.evict(key),
+            Action::Evict { key: FlightKey::Content(digest) } => self.sweeps.add(digest),
+            Action::Evict { key: FlightKey::Pointer(_) } => {}
             Action::PinnedLost { key } => {
                 tracing::error!(?key, "a pushed blob's file is missing: it must be pushed again");
             }
@@ -404,11 +408,11 @@ impl Shell {
             self.flights.remove(&flight);
             return;
         };
-        let guard = FillGuard { flight, permit: Some(permit) };
+        let guard = FillGuard::new(flight, permit);
         let shared = Arc::clone(&self.shared);
         match key {
             FlightKey::Content(digest) => {
-                let line = FillLine { flight, reports: self.reports.clone() };
+                let line = FillLine::new(flight, self.reports.clone());
                 self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
             }
             FlightKey::Pointer(pointer) => {
@@ -417,16 +421,18 @@ impl Shell {
         }
     }
 
-    fn evict(&self, key: FlightKey) {
-        let FlightKey::Content(digest) = key else { return };
-        let shared = Arc::clone(&self.shared);
-        let reports = self.reports.clone();
-        self.shared.tasks.spawn(async move {
-            let gone = sweep::evict(&shared, &digest).await;
-            let key = FlightKey::Content(digest);
-            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
-            // Fails only when the actor has stopped.
-            let _ = reports.send(Report::Event(event)).await;
-        });
+    fn start_sweeps(&mut self) {
+        while let Some(digest) = self.sweeps.next() {
+            let Ok(permit) = self.reports.clone().try_reserve_owned() else {
+                // So full that its end could not be reported: after the next report, then.
+                self.sweeps.put_back(digest);
+                return;
+            };
+            let guard = SweepGuard::new(digest, permit);
+            self.shared.tasks.spawn(guard.run(Arc::clone(&self.shared)));
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

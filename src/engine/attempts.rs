@@ -11,19 +11,32 @@ use crate::upstream::{Kind, Upstream, UpstreamError};
 const TRIES: usize = 3;
 const PAUSES: [Duration; TRIES] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
 
+/// So many bytes further count as progress. With fewer, an upstream that sends a byte and breaks off would be asked
+/// without end.
+const PROGRESS: u64 = 64 * 1024;
+
 /// Walks the origins: each is tried up to three times in a row, then the next mirror. Progress gives an origin
 /// its tries back, since a large blob may break often and still arrive.
 pub(super) struct Attempts<'a> {
     origins: &'a [Upstream],
     origin: usize,
     tries: usize,
-    /// What the first origin said last: it is the one that was asked for, mirrors are only help.
-    verdict: Option<UpstreamError>,
+    mismatches: u32,
+    /// What the first origin did last: it is the one that was asked for, mirrors are only help.
+    verdict: Option<Verdict>,
+}
+
+/// Why there is nothing.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Error(UpstreamError),
+    /// It sent other bytes than were asked for.
+    Mismatch,
 }
 
 impl<'a> Attempts<'a> {
     pub fn new(origins: &'a [Upstream]) -> Self {
-        Self { origins, origin: 0, tries: 0, verdict: None }
+        Self { origins, origin: 0, tries: 0, mismatches: 0, verdict: None }
     }
 
     /// The next origin to ask and how long to wait before, or `None` when all were tried.
@@ -43,24 +56,41 @@ impl<'a> Attempts<'a> {
         if !error.retryable() {
             self.tries = TRIES;
         }
-        if self.origin == 0 || self.verdict.is_none() {
-            self.verdict = Some(error);
+        self.note(Verdict::Error(error));
+    }
+
+    /// Other bytes came; says how often by now. One clean retry of the same origin, since a broken cache on the way
+    /// may have been passed by; afterwards each gets one chance.
+    pub fn mismatched(&mut self) -> u32 {
+        self.mismatches += 1;
+        if self.mismatches > 1 {
+            self.tries = TRIES;
+        }
+        self.note(Verdict::Mismatch);
+        self.mismatches
+    }
+
+    /// This attempt came so many bytes further before it failed.
+    pub fn progressed(&mut self, bytes: u64) {
+        if bytes >= PROGRESS {
+            self.tries = 1;
         }
     }
 
-    pub fn progressed(&mut self) {
-        self.tries = 1;
+    /// What to report when all were tried.
+    pub fn into_verdict(self) -> Option<Verdict> {
+        self.verdict
     }
 
-    /// Not this origin any more.
-    pub fn move_on(&mut self) {
+    fn note(&mut self, verdict: Verdict) {
+        if self.origin == 0 || self.verdict.is_none() {
+            self.verdict = Some(verdict);
+        }
+    }
+
+    fn move_on(&mut self) {
         self.origin += 1;
         self.tries = 0;
-    }
-
-    /// What to report when all were tried.
-    pub fn into_error(self) -> Option<UpstreamError> {
-        self.verdict
     }
 }
 

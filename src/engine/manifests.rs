@@ -11,10 +11,11 @@ use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
+use super::shared::Shared;
 use crate::cache::{Failure, Freshness, Refusal, judge};
 use crate::clock::Millis;
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
-use crate::names::{Digest, MediaType, Reference, Tag, manifest};
+use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, Tag, manifest};
 
 /// How long a client waits for the upstream when something stale could be served instead.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -227,27 +228,10 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Option<Manifest>, EngineError> {
         let Source { repository, image } = source(scope);
-        let digest = *digest;
-        let document = self
-            .shared
-            .read(move |shared| {
-                if shared.meta.get::<LinkRow>(&(repository, image, digest))?.is_none() {
-                    return Ok(None);
-                }
-                Ok(shared.meta.get::<DocumentRow>(&digest)?)
-            })
-            .await?;
-        self.shared.touched.document(digest, self.shared.clock.wall());
-        Ok(document.and_then(|document| {
-            Some(Manifest {
-                digest,
-                media_type: MediaType::parse(&document.media_type)?,
-                size: document.bytes.len() as u64,
-                bytes: document.bytes,
-                verdict,
-                warning: None,
-            })
-        }))
+        let link = (repository, image, *digest);
+        let manifest = self.shared.read(move |shared| document(shared, &link, verdict)).await?;
+        self.shared.touched.document(*digest, self.shared.clock.wall());
+        Ok(manifest)
     }
 
     /// The upstream does not answer well: what is here, if a client can be served all of it.
@@ -324,6 +308,28 @@ impl Engine {
         let join = Join { key, source, proven: true, negative, deadline };
         Ok(self.coordination.join(join).await?)
     }
+}
+
+/// A manifest from the metadata, if this image may show it.
+pub(super) fn document(
+    shared: &Shared,
+    link: &(RepositoryId, ImageName, Digest),
+    verdict: Verdict,
+) -> Result<Option<Manifest>, EngineError> {
+    if shared.meta.get::<LinkRow>(link)?.is_none() {
+        return Ok(None);
+    }
+    let document = shared.meta.get::<DocumentRow>(&link.2)?;
+    Ok(document.and_then(|document| {
+        Some(Manifest {
+            digest: link.2,
+            media_type: MediaType::parse(&document.media_type)?,
+            size: document.bytes.len() as u64,
+            bytes: document.bytes,
+            verdict,
+            warning: None,
+        })
+    }))
 }
 
 pub(super) fn source(scope: &Scope) -> Source {

@@ -2,16 +2,19 @@
 //! Must not know: who waits for the result.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::actor::FillGuard;
 use super::answers::Of;
-use super::attempts::{self, Attempts};
+use super::attempts::{self, Attempts, Verdict as Tried};
+use super::damage;
+use super::fill::FillGuard;
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
+use super::manifests::document;
 use super::model::{EngineError, Manifest, PageQuery, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
-use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
+use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow, TagRow};
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
@@ -41,14 +44,13 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
     let Some(repository) = shared.repositories.by_id(pointer.source.repository) else {
         return guard.failed(Failure::NotFound, Some(told("the repository was removed meanwhile")));
     };
+    let stopping = shared.tasks.stopping();
     let flight = Flight { shared, repository, source: &pointer.source };
-    let ended = match &pointer.task {
-        Task::Resolve(tag) => flight.resolve(tag).await,
-        Task::Fetch(reference) => flight.fetch(reference).await,
-        Task::Prove(digest) => flight.prove(digest).await,
-        Task::Verify(digest) => flight.verify(digest).await,
-        Task::Tags(query) => flight.tags(query).await,
-        Task::Referrers { digest, query } => flight.referrers(digest, query).await,
+    let ended = tokio::select! {
+        biased;
+        // A silent upstream must not hold up the stop.
+        () = stopping => return guard.failed(Failure::Died, Some(told("the server is stopping"))),
+        ended = flight.perform(&pointer.task) => ended,
     };
     match ended {
         Ok(outcome) => guard.done(0, Some(outcome)),
@@ -71,9 +73,23 @@ struct Flight<'a> {
 }
 
 impl Flight<'_> {
+    async fn perform(&self, task: &Task) -> Result<Outcome, Ended> {
+        match task {
+            Task::Resolve(tag) => self.resolve(tag).await,
+            Task::Fetch(reference) => self.fetch(reference).await,
+            Task::Prove(digest) => self.prove(digest).await,
+            Task::Verify(digest) => Ok(Outcome::Verified(damage::verify(&self.shared, *digest).await?)),
+            Task::Tags(query) => self.tags(query).await,
+            Task::Referrers { digest, query } => self.referrers(digest, query).await,
+        }
+    }
+
     /// Which digest the tag names now. A HEAD, which Docker Hub does not count as a pull; where that does not
     /// tell, a GET.
     async fn resolve(&self, tag: &Tag) -> Result<Outcome, Ended> {
+        if let Some(resolution) = self.resolved_meanwhile(tag).await? {
+            return Ok(Outcome::Resolved(resolution));
+        }
         let reference = Reference::Tag(tag.clone());
         let image = self.source.image.clone();
         let asked = self
@@ -91,12 +107,15 @@ impl Flight<'_> {
             return self.fetch(&reference).await;
         };
         let resolution = Resolution { digest, media_type, size };
-        self.confirm(tag, &resolution).await?;
+        if let Err(error) = self.confirm(tag, &resolution).await {
+            // What the upstream says is true all the same; the next who asks hears it again.
+            tracing::warn!(%tag, %error, "a tag that was confirmed cannot be noted");
+        }
         Ok(Outcome::Resolved(resolution))
     }
 
     /// The tag's row follows, if what it names now lies here; else the fetch that comes next will move it.
-    async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), Ended> {
+    async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), EngineError> {
         let (repository, image) = (self.source.repository, self.source.image.clone());
         let link = (repository, image.clone(), resolution.digest);
         let here = self
@@ -117,8 +136,9 @@ impl Flight<'_> {
             etag: None,
         };
         let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_present::<RepositoryRow>(&repository);
         batch.put(&(repository, image, tag.clone()), &row);
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        self.shared.meta.apply(batch).await?;
         let of = Of::Manifest(Reference::Tag(tag.clone()));
         self.shared.answers.committed(repository, &self.source.image, [of]);
         Ok(())
@@ -126,6 +146,9 @@ impl Flight<'_> {
 
     /// The bytes of a manifest, checked and committed with all it names.
     async fn fetch(&self, reference: &Reference) -> Result<Outcome, Ended> {
+        if let Some(manifest) = self.fetched_meanwhile(reference).await? {
+            return Ok(Outcome::Fetched(manifest));
+        }
         let image = self.source.image.clone();
         let body = self
             .ask("manifest", |origin| {
@@ -143,16 +166,51 @@ impl Flight<'_> {
             verdict: Verdict::Miss,
             warning: None,
         };
-        self.commit(reference, &manifest).await?;
+        if let Err(error) = self.commit(reference, &manifest).await {
+            // Its bytes are proven, so it is served; whoever comes next fetches it again.
+            tracing::error!(%digest, %error, "a fetched manifest cannot be noted");
+        }
         Ok(Outcome::Fetched(manifest))
     }
 
+    /// Who looked just before an earlier flight noted what it found, and joined just after it had ended, needs no
+    /// second request.
+    async fn resolved_meanwhile(&self, tag: &Tag) -> Result<Option<Resolution>, EngineError> {
+        let fresh = |age: Duration| self.repository.remote().is_some_and(|remote| age < remote.spec.tag_ttl);
+        if let Some(seen) = self.shared.resolutions.get(self.source, tag)
+            && fresh(self.shared.clock.now().since(seen.at))
+        {
+            return Ok(Some(seen.resolution));
+        }
+        let key = (self.source.repository, self.source.image.clone(), tag.clone());
+        let row = self.shared.read(move |shared| Ok(shared.meta.get::<TagRow>(&key)?)).await?;
+        Ok(row.and_then(|row| {
+            let age = Duration::from_millis(self.shared.clock.wall().0.saturating_sub(row.checked_ms));
+            let media_type = MediaType::parse(&row.media_type).filter(|_| fresh(age))?;
+            Some(Resolution { digest: row.digest, media_type, size: row.size })
+        }))
+    }
+
+    async fn fetched_meanwhile(&self, reference: &Reference) -> Result<Option<Manifest>, EngineError> {
+        let digest = match reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(tag) => match self.resolved_meanwhile(tag).await? {
+                Some(resolution) => resolution.digest,
+                None => return Ok(None),
+            },
+        };
+        let link = (self.source.repository, self.source.image.clone(), digest);
+        self.shared.read(move |shared| document(shared, &link, Verdict::Hit)).await
+    }
+
     /// One batch: the document, the tag that named it, and a link for each digest that it names.
-    async fn commit(&self, reference: &Reference, manifest: &Manifest) -> Result<(), Ended> {
+    async fn commit(&self, reference: &Reference, manifest: &Manifest) -> Result<(), MetaError> {
         let (repository, image) = (self.source.repository, &self.source.image);
         let now = self.shared.clock.wall().0;
         let link = |digest: Digest| (repository, image.clone(), digest);
         let mut batch = Batch::new(Durability::Relaxed);
+        // Of a repository that was removed meanwhile nothing is noted: nobody would ever remove it.
+        batch.require_present::<RepositoryRow>(&repository);
         let document = DocumentRow {
             media_type: manifest.media_type.to_string(),
             last_used_ms: now,
@@ -191,7 +249,7 @@ impl Flight<'_> {
             self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
             changed.push(Of::Manifest(Reference::Tag(tag)));
         }
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        self.shared.meta.apply(batch).await?;
         self.shared.answers.committed(repository, image, changed);
         self.shared.sizes.document_added(manifest.size);
         Ok(())
@@ -219,34 +277,12 @@ impl Flight<'_> {
         };
         let key = (self.source.repository, image, digest);
         let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_present::<RepositoryRow>(&self.source.repository);
         batch.put(&key, &LinkRow { media_type: None, size, origin_proven: true });
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Proven)
-    }
-
-    /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
-    async fn verify(&self, digest: &Digest) -> Result<Outcome, Ended> {
-        let digest = *digest;
-        let row = self
-            .shared
-            .read(move |shared| {
-                let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let Some(blob) = shared.store.open(&digest)? else { return Ok(None) };
-                let whole = blob.size() == copy.size && blob.hash(digest.algorithm())? == digest;
-                if !whole {
-                    tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: set aside");
-                    shared.store.quarantine(&digest)?;
-                }
-                Ok(whole.then_some(copy))
-            })
-            .await?;
-        let mut batch = Batch::new(Durability::Relaxed);
-        match &row {
-            Some(copy) => batch.put(&digest, &CopyRow { epoch: self.shared.epoch, ..copy.clone() }),
-            None => batch.delete::<CopyRow>(&digest),
-        };
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Verified(row.is_some()))
+        if let Err(error) = self.shared.meta.apply(batch).await {
+            tracing::warn!(%digest, %error, "a proof cannot be noted");
+        }
+        Ok(Outcome::Proven(size))
     }
 
     async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
@@ -346,7 +382,10 @@ impl Flight<'_> {
             }
             attempts.failed(error);
         }
-        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream is configured")))
+        match attempts.into_verdict() {
+            Some(Tried::Error(error)) => Err(error),
+            Some(Tried::Mismatch) | None => Err(UpstreamError::bad_response("no upstream is configured")),
+        }
     }
 }
 

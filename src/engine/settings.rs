@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::upstream::Timeouts;
+
 /// How much cached content may lie here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxSize {
@@ -22,6 +24,8 @@ pub struct Settings {
     pub document_cap: u64,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
+    /// How long the silence of an upstream is borne.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Settings {
@@ -31,6 +35,7 @@ impl Default for Settings {
             min_free: None,
             document_cap: 1 << 30,
             stop_grace: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
         }
     }
 }

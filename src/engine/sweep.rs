@@ -7,18 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::actor::Coordination;
-use super::model::EngineError;
+use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
 use crate::cache::Event;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, RepositoryRow, TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow,
+    TagRow,
 };
 use crate::names::{Digest, RepositoryId};
 
 /// Rows removed in one commit, so that other writers get their turn.
-const ROWS: usize = 1_000;
+pub(super) const ROWS: usize = 1_000;
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
+const NOTE_TRIES: usize = 3;
+/// How long a round of making room waits for what must go.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Documents go down to this share of their cap at once.
 const LOW_PERCENT: u64 = 90;
 
@@ -98,23 +102,29 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
     }
 }
 
-/// Runs until the stop: space, last uses, documents.
+/// Runs until the stop: space, last uses, documents, old drafts, and what removed repositories left.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
-    let mut since_notes = Duration::ZERO;
+    let mut notes_due = shared.clock.now().after(NOTES_EVERY);
     loop {
         shares(&shared, &coordination).await;
         for id in shared.repositories.take_retired() {
-            clear_retired(Arc::clone(&shared), id).await;
+            coordination.tell(Event::Share { upstream: id.0, limit: None }).await;
+            clear_retired(&shared, id).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(SPACE_EVERY) => {}
+        let out_of_turn = tokio::select! {
+            () = tokio::time::sleep(SPACE_EVERY) => false,
+            () = shared.room.wanted() => true,
             () = shared.tasks.stopping() => return,
-        }
+        };
         space(&shared, &coordination).await;
-        since_notes += SPACE_EVERY;
-        if since_notes >= NOTES_EVERY {
-            since_notes = Duration::ZERO;
+        if out_of_turn {
+            settle(&shared, &coordination).await;
+            shared.room.made();
+        }
+        if shared.clock.now() >= notes_due {
+            notes_due = shared.clock.now().after(NOTES_EVERY);
             note_uses(&shared, Durability::Durable).await;
+            super::boot::drop_old_drafts(&shared).await;
             if let Err(error) = cap_documents(&shared).await {
                 tracing::warn!(%error, "the documents cannot be capped");
             }
@@ -122,33 +132,74 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
     }
 }
 
+/// Waits until what must go has gone; not for ever, since more may be chosen meanwhile.
+async fn settle(shared: &Shared, coordination: &Coordination) {
+    let until = shared.clock.now().after(SETTLE);
+    while coordination.counts().await.evicting_bytes > 0
+        && shared.clock.now() < until
+        && !shared.tasks.is_stopping()
+    {
+        tokio::time::sleep(SETTLE / 100).await;
+    }
+}
+
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
-    let (blobs, documents) = (shared.touched.take_blobs(), shared.touched.take_documents());
-    let noted = shared
-        .read(move |shared| {
-            let mut batch = Batch::new(durability);
-            for (digest, at) in blobs {
-                if let Some(row) = shared.meta.get::<CopyRow>(&digest)? {
-                    batch.require_present::<CopyRow>(&digest);
-                    batch.put(&digest, &CopyRow { last_used_ms: at.0, ..row });
+    for used in shared.touched.take_blobs().chunks(ROWS) {
+        let used = used.to_vec();
+        note_some(shared, move |shared, batch| {
+            for (digest, at) in &used {
+                if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
+                    batch.require_equal(digest, &row);
+                    batch.put(digest, &CopyRow { last_used_ms: at.0, ..row });
                 }
             }
-            for (digest, at) in documents {
-                if let Some(row) = shared.meta.get::<DocumentRow>(&digest)? {
-                    batch.put(&digest, &DocumentRow { last_used_ms: at.0, ..row });
-                }
-            }
-            Ok(batch)
+            Ok(())
         })
         .await;
-    let applied = match noted {
-        Ok(batch) => shared.meta.apply(batch).await.map_err(EngineError::from),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = applied {
-        tracing::debug!(%error, "last uses are noted a minute later");
     }
+    for used in shared.touched.take_documents().chunks(ROWS) {
+        let used = used.to_vec();
+        note_some(shared, move |shared, batch| {
+            for (digest, at) in &used {
+                if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
+                    batch.require_present::<DocumentRow>(digest);
+                    batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+    // Nothing in it: it carries the others to the disk.
+    if let Err(error) = shared.meta.apply(Batch::new(durability)).await {
+        tracing::warn!(%error, "last uses are not on the disk yet");
+    }
+}
+
+/// A row that changes meanwhile (evicted, fetched again) spoils the batch, so it is planned anew.
+async fn note_some<F>(shared: &Arc<Shared>, plan: F)
+where
+    F: Fn(&Shared, &mut Batch) -> Result<(), EngineError> + Clone + Send + 'static,
+{
+    for _ in 0..NOTE_TRIES {
+        let plan = plan.clone();
+        let planned = shared.read(move |shared| {
+            let mut batch = Batch::new(Durability::Relaxed);
+            plan(shared, &mut batch).map(|()| batch)
+        });
+        let applied = match planned.await {
+            Ok(batch) => shared.meta.apply(batch).await,
+            // It was logged there.
+            Err(_) => return,
+        };
+        match applied {
+            Err(MetaError::Conflict(_)) => {}
+            Ok(()) => return,
+            Err(error) => return tracing::warn!(%error, "last uses cannot be noted"),
+        }
+    }
+    tracing::debug!("some last uses are not noted: their rows change all the time");
 }
 
 /// Removes the least recently used documents above the cap, with the links and tags that rest on them.
@@ -263,39 +314,43 @@ where
     }
 }
 
-/// Removes what a retired repository left, a page of rows at a time, then its own row.
-async fn clear_retired(shared: Arc<Shared>, id: RepositoryId) {
+/// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came
+/// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
+/// until room is wanted.
+async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
+    let cleared = async {
+        clear_rows(shared, id).await?;
+        let mut last = Batch::new(Durability::Relaxed);
+        last.delete::<RepositoryRow>(&id);
+        shared.meta.apply(last).await?;
+        clear_rows(shared, id).await
+    };
+    if let Err(error) = cleared.await {
+        tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
+    }
+}
+
+async fn clear_rows(shared: &Arc<Shared>, id: RepositoryId) -> Result<(), EngineError> {
     loop {
-        let page = shared
-            .read(move |shared| {
-                let mut batch = Batch::new(Durability::Relaxed);
-                let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
-                let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
-                for (key, _) in &links {
-                    batch.delete::<LinkRow>(key);
-                }
-                for (key, _) in &tags {
-                    batch.delete::<TagRow>(key);
-                }
-                let done = links.is_empty() && tags.is_empty();
-                if done {
-                    batch.delete::<RepositoryRow>(&id);
-                }
-                Ok((batch, done))
-            })
-            .await;
-        let applied = match page {
-            Ok((batch, done)) => shared.meta.apply(batch).await.map(|()| done).map_err(EngineError::from),
-            Err(error) => Err(error),
-        };
-        match applied {
-            Ok(true) => return,
-            Ok(false) if shared.tasks.is_stopping() => return,
-            Ok(false) => tokio::task::yield_now().await,
-            Err(error) => {
-                tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
-                return;
+        let page = shared.read(move |shared| {
+            let mut batch = Batch::new(Durability::Relaxed);
+            let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
+            let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
+            for (key, _) in &links {
+                batch.delete::<LinkRow>(key);
             }
+            for (key, _) in &tags {
+                batch.delete::<TagRow>(key);
+            }
+            Ok((batch, links.is_empty() && tags.is_empty()))
+        });
+        let (batch, done) = page.await?;
+        if done {
+            return Ok(());
         }
+        if shared.tasks.is_stopping() {
+            return Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping"));
+        }
+        shared.meta.apply(batch).await?;
     }
 }

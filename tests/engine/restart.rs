@@ -58,25 +58,17 @@ async fn the_least_recently_used_go_first_and_readers_finish() {
         registry.add_image(&format!("a/n{number}"), "latest", image);
     }
     let house = House::build(&registry, settings, |_| {}).await;
-    for number in 0..3 {
+    for (number, image) in images.iter().enumerate().take(3) {
         let name = format!("a/n{number}");
         house.manifest(&name, "latest", Want::Body).await.unwrap();
-        house.pull(&name, &images[number].layers[0].digest).await.unwrap().whole();
+        house.pull(&name, &image.layers[0].digest).await.unwrap().whole();
     }
     // The first one is used again; the second is the oldest now, and is being read.
     house.pull("a/n0", &images[0].layers[0].digest).await.unwrap().whole();
     let reading = house.blob("a/n1", &images[1].layers[0].digest, "").await.unwrap();
     house.manifest("a/n3", "latest", Want::Body).await.unwrap();
     house.pull("a/n3", &images[3].layers[0].digest).await.unwrap().whole();
-    let cached = |house: &House| {
-        let mut files = Vec::new();
-        for shard in std::fs::read_dir(house.dir.path().join("cas/sha256")).unwrap() {
-            for file in std::fs::read_dir(shard.unwrap().path()).unwrap() {
-                files.push(file.unwrap().metadata().unwrap().len());
-            }
-        }
-        files.iter().filter(|size| **size == 300_000).count()
-    };
+    let cached = |house: &House| house.files().iter().filter(|(_, size)| *size == 300_000).count();
     house.eventually("one has gone", |house| cached(house) <= 3).await;
     assert_eq!(drain(reading.reader.unwrap()).await.whole(), images[1].layers[0].bytes);
     let first = house.blob("a/n0", &images[0].layers[0].digest, "").await.unwrap();
