@@ -50,7 +50,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::docker::Site;
 use crate::engine::{Engine, MaxSize, OpenError, RemoteSpec, Repository, RepositorySpec, Secret, Settings};
-use crate::http::{Gate, Limits, Listener, Service};
+use crate::http::{Gate, Limits, Listener, Pace, Service};
 use crate::meta::MetaError;
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
@@ -127,7 +127,7 @@ pub async fn serve(
         connections: config.server.max_connections,
         first_head: config.server.header_timeout,
         idle: config.server.idle_timeout,
-        ..Limits::default()
+        stalled_write: config.server.write_timeout,
     };
     let grace = config.server.shutdown_grace;
     let stopped = http::serve(vec![listener, admin], service, limits, shutdown, grace).await;
@@ -201,6 +201,7 @@ fn front(config: &Config, token: Secret) -> http::Settings {
         },
         trusted_proxies: config.server.trusted_proxies.clone(),
         gate: Gate { token: Some(token), hosts },
+        pace: Pace::over(config.server.body_timeout),
     }
 }
 

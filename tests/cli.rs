@@ -74,6 +74,7 @@ fn help_names_every_command_and_teaches_with_examples() {
         "ls ",
         "purge ",
         "token ",
+        "bench ",
         "version ",
         "--config <FILE>",
         "--data-dir <DIR>",
@@ -91,6 +92,7 @@ fn help_names_every_command_and_teaches_with_examples() {
         &["repo", "add"],
         &["repo", "update"],
         &["token", "show"],
+        &["bench", "herd"],
     ] {
         let (code, help, _) = run(&[command, &["--help"]].concat());
         assert!(code == 0 && help.contains("Examples:"), "{command:?}:\n{help}");
@@ -126,6 +128,10 @@ fn wrong_usage_ends_with_2() {
         &["repo", "update", "quay", "--reset", "colour"],
         &["purge", "docker-remote"],
         &["ls", "--server", "ftp://host"],
+        &["bench", "herd", "localhost:8081/docker-remote/redis"],
+        &["bench", "herd", "http://localhost:8081/docker-remote/redis", "--clients", "201"],
+        // Of another machine (RFC 5737, so of nobody's).
+        &["bench", "herd", "http://192.0.2.1/docker-remote/redis"],
     ] {
         let (code, stdout, stderr) = run(args);
         assert_eq!(code, 2, "{args:?}: {stderr}");
@@ -312,6 +318,24 @@ fn the_token_is_shown_from_its_file_or_the_environment() {
     assert_eq!(run(&["token", "show", "--data-dir", path]), (0, "secret\n".to_owned(), String::new()));
     let output = binary(&["token", "show"]).env("BINARYREPO_ADMIN_TOKEN", "other").output();
     assert_eq!(ended(&output.expect("it runs")).1, "other\n");
+}
+
+#[test]
+fn a_herd_that_finds_no_registry_ends_with_4_and_one_that_is_not_served_with_1() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/docker-remote/redis:7", listener.local_addr().expect("an address"));
+    let herd = ["bench", "herd", url.as_str(), "--clients", "1"];
+    let child = binary(&herd).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    // Its look at the metrics, the pull, and another look.
+    for _ in 0..3 {
+        answer(listener.accept().expect("a connection").0, "503 Service Unavailable", "");
+    }
+    let (code, stdout, stderr) = ended(&child.and_then(|child| child.wait_with_output()).expect("it ends"));
+    assert_eq!((code, stderr.as_str()), (1, "error: 1 of 1 clients were not served\n"));
+    assert!(stdout.contains("digests right  0 of 1\n  1 failed: answered 503"), "{stdout}");
+    drop(listener);
+    let (code, _, stderr) = run(&herd);
+    assert!(code == 4 && stderr.contains("does not answer\ncause: "), "{stderr}");
 }
 
 #[test]

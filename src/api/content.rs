@@ -102,7 +102,7 @@ impl PurgeForm {
     }
 
     fn what(&self, repository: &Repository) -> Result<Purge, ApiError> {
-        let image = self.image.as_ref().map(|Text(image)| canonical(repository, image));
+        let image = self.image.as_ref().map(|Text(image)| repository.canonical(image.clone()));
         match (image, &self.tag, &self.digest) {
             (Some(image), Some(Text(tag)), _) => Ok(Purge::Tag(image, tag.clone())),
             (Some(image), None, _) => Ok(Purge::Image(image)),
@@ -111,16 +111,6 @@ impl PurgeForm {
             (None, _, None) => Err(ApiError::whole("say one of image, digest and all").with_hint(Self::HINT)),
         }
     }
-}
-
-/// `redis` of Docker Hub is kept as `library/redis`.
-fn canonical(repository: &Repository, image: &ImageName) -> ImageName {
-    let is_hub = repository.remote().is_some_and(|remote| {
-        let host = remote.spec.remote_url.host_str();
-        matches!(host, Some("registry-1.docker.io" | "index.docker.io" | "docker.io"))
-            || remote.spec.upstream_namespace.as_deref() == Some("docker.io")
-    });
-    if is_hub && image.is_single() { image.in_library() } else { image.clone() }
 }
 
 impl Parse for ImageName {

@@ -32,11 +32,16 @@ pub enum Bug {
     AdmitBeforeEvicted,
     HitNotTouched,
     ShareIgnored,
+    NobodyJoins,
+    RefusedEvictionRepeated,
+    RefusalPinsAgain,
+    ScanPinsAgain,
+    ScanBringsBackRemoved,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 33] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -65,6 +70,11 @@ impl Bug {
         Self::AdmitBeforeEvicted,
         Self::HitNotTouched,
         Self::ShareIgnored,
+        Self::NobodyJoins,
+        Self::RefusedEvictionRepeated,
+        Self::RefusalPinsAgain,
+        Self::ScanPinsAgain,
+        Self::ScanBringsBackRemoved,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! Owns the command line: which commands there are, and what their end looks like. One file per command.
 //! Must not know: protocol, how anything is stored.
 
+mod bench;
 mod connect;
 mod error;
 mod health;
@@ -58,6 +59,9 @@ enum Command {
     /// The administrator's token
     #[command(subcommand)]
     Token(token::Command),
+    /// Measure a running registry
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Show the version
     Version(VersionArgs),
 }
@@ -81,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Ls(args) => show::run(&cli.place, &args),
         Command::Purge(args) => purge::run(&cli.place, &args),
         Command::Token(command) => token::run(&cli.place, &command),
+        Command::Bench(command) => bench::run(&command),
         Command::Version(args) => version(&args),
     };
     match result {

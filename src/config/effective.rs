@@ -30,6 +30,8 @@ impl Config {
                 ("max_connections", json!(server.max_connections)),
                 ("idle_timeout", json!(duration_text(server.idle_timeout))),
                 ("header_timeout", json!(duration_text(server.header_timeout))),
+                ("body_timeout", json!(duration_text(server.body_timeout))),
+                ("write_timeout", json!(duration_text(server.write_timeout))),
                 ("shutdown_grace", json!(duration_text(server.shutdown_grace))),
                 ("open_access", json!(server.open_access)),
                 ("api_hosts", json!(server.api_hosts)),

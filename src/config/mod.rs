@@ -61,6 +61,10 @@ pub struct Server {
     pub idle_timeout: Duration,
     /// How long a request's head may take to arrive.
     pub header_timeout: Duration,
+    /// The span over which a request's body must come at 1 KiB/s.
+    pub body_timeout: Duration,
+    /// How long a client may take nothing while there is something for it.
+    pub write_timeout: Duration,
     /// How long a stop waits for bodies under way.
     pub shutdown_grace: Duration,
     /// Anyone who reaches the server may pull.
@@ -79,6 +83,8 @@ impl Default for Server {
             max_connections: 10_000,
             idle_timeout: Duration::from_secs(75),
             header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(30),
             open_access: false,
             api_hosts: Vec::new(),

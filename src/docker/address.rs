@@ -8,10 +8,6 @@ use super::wire::{Code, WireError};
 use crate::engine::Repository;
 use crate::names::ImageName;
 
-/// Hosts under which Docker Hub is known. Its single-component names live below `library/`.
-const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "index.docker.io", "docker.io"];
-/// What containerd and dockerd call Docker Hub.
-const DOCKER_HUB_NAMESPACE: &str = "docker.io";
 /// `api.<base>` is the management host, never a repository's.
 const API_LABEL: &str = "api";
 
@@ -143,7 +139,7 @@ impl Entrance<'_> {
     ) -> Result<Address, WireError> {
         let image: ImageName =
             image.parse().map_err(|error| WireError::new(Code::NameInvalid, format!("{error}")))?;
-        let image = if image.is_single() && is_docker_hub(&repository) { image.in_library() } else { image };
+        let image = repository.canonical(image);
         let base = format!("{}/v2/{spelling}", self.front());
         Ok(Address { repository, image, spelling: spelling.to_owned(), base, namespace })
     }
@@ -156,15 +152,6 @@ impl Entrance<'_> {
             (None, None) => String::new(),
         }
     }
-}
-
-fn is_docker_hub(repository: &Repository) -> bool {
-    let Some(remote) = repository.remote() else {
-        return false;
-    };
-    let host = remote.spec.remote_url.host_str();
-    host.is_some_and(|host| DOCKER_HUB.contains(&host))
-        || remote.spec.upstream_namespace.as_deref() == Some(DOCKER_HUB_NAMESPACE)
 }
 
 fn unknown_repository(directory: &impl Directory, wanted: &str) -> WireError {

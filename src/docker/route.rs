@@ -231,7 +231,8 @@ fn tags(method: &Method, query: Option<&str>) -> Result<Action, WireError> {
         Some(text) => Some(page_size(&text)?),
         None => None,
     };
-    Ok(Action::Tags { page: PageQuery { n, last: parameter(query, "last").filter(|last| !last.is_empty()) } })
+    let last = parameter(query, "last").filter(|last| !last.is_empty());
+    Ok(Action::Tags { page: PageQuery { n, last, query: passed_on(query.unwrap_or_default(), n) } })
 }
 
 /// Digits only; what is too large is cut to the largest page.
@@ -258,8 +259,22 @@ pub fn parameter(query: Option<&str>, name: &str) -> Option<String> {
 
 /// `ns` chose the repository; it means nothing further on.
 pub fn without_namespace(query: &str) -> String {
-    let kept: Vec<&str> = query.split('&').filter(|part| *part != "ns" && !part.starts_with("ns=")).collect();
+    let kept: Vec<&str> = query.split('&').filter(|part| !part.is_empty() && !is(part, "ns")).collect();
     kept.join("&")
+}
+
+/// The query as the upstream is to read it: whatever its cursors are called, and never a longer page than ours.
+fn passed_on(query: &str, n: Option<u32>) -> String {
+    let query = without_namespace(query);
+    let mut n = n.map(|n| format!("n={n}"));
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    let kept = parts.filter_map(|part| if is(part, "n") { n.take() } else { Some(part.to_owned()) });
+    kept.collect::<Vec<_>>().join("&")
+}
+
+/// Whether a part of a query is this parameter, however it is spelt.
+fn is(part: &str, name: &str) -> bool {
+    url::form_urlencoded::parse(part.as_bytes()).any(|(key, _)| key == name)
 }
 
 #[cfg(test)]
@@ -387,13 +402,17 @@ mod tests {
     #[test]
     fn pages_have_a_size_and_a_start() {
         let page = |query| match route(&Method::GET, "/v2/a/tags/list", Some(query)).map(|r| r.target) {
-            Ok(Target::Content { action: Action::Tags { page }, .. }) => Ok((page.n, page.last)),
+            Ok(Target::Content { action: Action::Tags { page }, .. }) => Ok((page.n, page.last, page.query)),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.code),
         };
-        assert_eq!(page(""), Ok((None, None)));
-        assert_eq!(page("n=0&last=v1%2Bx"), Ok((Some(0), Some("v1+x".to_owned()))));
-        assert_eq!(page("n=1000000000000000000&last="), Ok((Some(MAX_PAGE), None)));
+        let all = |n, last: Option<&str>, query: &str| Ok((n, last.map(str::to_owned), query.to_owned()));
+        assert_eq!(page(""), all(None, None, ""));
+        assert_eq!(page("n=0&last=v1%2Bx"), all(Some(0), Some("v1+x"), "n=0&last=v1%2Bx"));
+        assert_eq!(page("n=1000000000000000000&last="), all(Some(MAX_PAGE), None, "n=1000&last="));
+        // A cursor of the upstream's own, and no way around the longest page.
+        assert_eq!(page("next_page=gAAA%3D&ns=quay.io&%6Es=x"), all(None, None, "next_page=gAAA%3D"));
+        assert_eq!(page("n=5&%6E=99999&n=99999"), all(Some(5), None, "n=5"));
         for bad in ["n=-1", "n=", "n=ten", "n=1.5", "n=%201"] {
             assert_eq!(page(bad), Err(Code::PaginationNumberInvalid), "{bad}");
         }

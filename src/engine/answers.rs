@@ -4,6 +4,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -36,8 +37,15 @@ pub(super) struct Answer {
     /// `None` for a blob.
     pub media_type: Option<MediaType>,
     pub bytes: Bytes,
-    /// A tag's answer is good until then; what a digest names is good for ever.
-    pub until: Option<Millis>,
+    /// Of a tag's answer; what a digest names is good for ever.
+    pub fresh: Option<Fresh>,
+}
+
+/// How long a tag's answer is good, under the policy by which that was reckoned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fresh {
+    pub until: Millis,
+    pub tag_ttl: Duration,
 }
 
 /// A note of how things stood before the metadata was read.
@@ -75,7 +83,7 @@ impl Answers {
 
     pub fn get(&self, key: &AnswerKey, now: Millis) -> Option<Arc<Answer>> {
         let answer = self.cache.get(key)?;
-        answer.until.is_none_or(|until| now < until).then_some(answer)
+        answer.fresh.is_none_or(|fresh| now < fresh.until).then_some(answer)
     }
 
     /// To be noted before the metadata is read.
@@ -138,7 +146,7 @@ mod tests {
             digest: Digest::of(Algorithm::Sha256, bytes),
             media_type: None,
             bytes: Bytes::from_static(bytes),
-            until: until.map(Millis),
+            fresh: until.map(|until| Fresh { until: Millis(until), tag_ttl: Duration::from_secs(60) }),
         }
     }
 

@@ -14,6 +14,9 @@ const PAUSES: [Duration; TRIES] = [Duration::ZERO, Duration::from_millis(200), D
 /// So many bytes further count as progress. With fewer, an upstream that sends a byte and breaks off would be asked
 /// without end.
 const PROGRESS: u64 = 64 * 1024;
+/// Of a remote that could not be set up at the start: a file that it names was gone.
+const NO_ORIGIN: &str = "the upstream cannot be asked, since the repository's settings name a file that could not \
+                         be read when the server started";
 
 /// Walks the origins: each is tried up to three times in a row, then the next mirror. Progress gives an origin
 /// its tries back, since a large blob may break often and still arrive.
@@ -36,7 +39,8 @@ pub(super) enum Verdict {
 
 impl<'a> Attempts<'a> {
     pub fn new(origins: &'a [Upstream]) -> Self {
-        Self { origins, origin: 0, tries: 0, mismatches: 0, verdict: None }
+        let none = || Verdict::Error(UpstreamError::bad_response(NO_ORIGIN));
+        Self { origins, origin: 0, tries: 0, mismatches: 0, verdict: origins.is_empty().then(none) }
     }
 
     /// The next origin to ask and how long to wait before, or `None` when all were tried.

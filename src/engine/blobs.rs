@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::cache::{Event, Refusal};
 use crate::meta::{CopyRow, LinkRow, MetaExt as _};
 use crate::names::{ByteRange, Digest, RangeRequest};
-use crate::store::{Blob, Trouble};
+use crate::store::{Blob, End, Trouble};
 
 /// "It is here" may be stale news when the file is opened: an eviction can win, but hardly three times. After so
 /// many looks the answer is fetched past the cache.
@@ -141,8 +141,13 @@ impl Engine {
         {
             return Ok(Unlinked::Answer(answer));
         }
+        self.prove(scope, digest).await.map(Unlinked::Proven)
+    }
+
+    /// Whether the upstream has the digest in this image, and of what size it is there.
+    pub(super) async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<u64, EngineError> {
         match self.fly(scope, Task::Prove(*digest), None).await? {
-            Joined::Document { outcome: Outcome::Proven(size), .. } => Ok(Unlinked::Proven(size)),
+            Joined::Document { outcome: Outcome::Proven(size), .. } => Ok(size),
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
             _ => Err(EngineError::new(ErrorKind::Internal, "a flight brought back no proof")),
         }
@@ -174,7 +179,13 @@ impl Engine {
         let joined = self.join_content(scope, digest, proven).await?;
         match joined {
             Joined::Tail { tail, first } => {
-                let verdict = if first { Verdict::Miss } else { Verdict::Joined };
+                // Its last byte is out already; only its row is not written yet.
+                let whole = tail.tail.progress().end == Some(End::Complete);
+                let verdict = match (first, whole) {
+                    (true, _) => Verdict::Miss,
+                    (false, false) => Verdict::Joined,
+                    (false, true) => Verdict::Hit,
+                };
                 self.read_along(scope, digest, want, Along { tail, verdict, proven }).await
             }
             Joined::Present => Ok(Joining::Present),
@@ -262,7 +273,7 @@ impl Engine {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let answer = Answer { digest: *digest, media_type: None, bytes, until: None };
+            let answer = Answer { digest: *digest, media_type: None, bytes, fresh: None };
             self.shared.answers.insert(key.clone(), answer.clone(), noted);
             return answered_from_memory(&answer, want).map(Some);
         }

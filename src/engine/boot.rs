@@ -24,12 +24,13 @@ const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LIST_AGAIN: Duration = Duration::from_secs(30);
 
 /// What the scan of the file storage found. `true`: pushed, never evicted.
+#[derive(Default)]
 struct Found {
     present: Vec<(Digest, CopyRow, bool)>,
     /// Files without a row: adopted as suspects, without links, first to be evicted.
-    adopted: Vec<(Digest, CopyRow)>,
+    adopted: Vec<(Digest, CopyRow, bool)>,
     /// Rows without a file.
-    missing: Vec<(Digest, CopyRow)>,
+    missing: Vec<(Digest, CopyRow, bool)>,
 }
 
 /// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed, and so are rows
@@ -134,7 +135,7 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
         missing = missing.len(),
         "the index of the file storage is loaded"
     );
-    present.extend(adopted.into_iter().map(|(digest, row)| (digest, row, false)));
+    present.extend(adopted);
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
     for (digest, row, pinned) in present {
         let event = Event::Load {
@@ -151,29 +152,35 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
     count_documents(&shared).await;
 }
 
-/// Each on the condition that nothing happened to the digest since it was looked at. Answers what was adopted.
+/// Each on the condition that nothing happened to the digest since it was looked at. What was pushed keeps its content
+/// row: the promise stands, and whoever brings the bytes again fulfils it. Answers what was adopted.
 async fn note(
     shared: &Shared,
-    adopted: Vec<(Digest, CopyRow)>,
-    missing: &[(Digest, CopyRow)],
-) -> Vec<(Digest, CopyRow)> {
+    adopted: Vec<(Digest, CopyRow, bool)>,
+    missing: &[(Digest, CopyRow, bool)],
+) -> Vec<(Digest, CopyRow, bool)> {
     let mut noted = Vec::new();
-    for (digest, row) in adopted {
+    for (digest, row, pushed) in adopted {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_absent::<CopyRow>(&digest).put(&digest, &row);
         match shared.meta.apply(batch).await {
-            Ok(()) => noted.push((digest, row)),
+            Ok(()) => noted.push((digest, row, pushed)),
             // Fetched meanwhile: the fill has counted it.
             Err(MetaError::Conflict(_)) => {}
             Err(error) => tracing::warn!(%digest, %error, "a file without a row cannot be adopted"),
         }
     }
-    for (digest, row) in missing {
+    for (digest, row, pushed) in missing {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
         match shared.meta.apply(batch).await {
-            Ok(()) | Err(MetaError::Conflict(_)) => {}
+            // Fetched, or pushed, meanwhile.
+            Err(MetaError::Conflict(_)) => continue,
             Err(error) => tracing::warn!(%digest, %error, "a row without a file stays"),
+            Ok(()) => {}
+        }
+        if *pushed {
+            tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
         }
     }
     noted
@@ -203,19 +210,20 @@ fn scan(shared: &Shared) -> Result<Found, EngineError> {
             pushed.insert(digest);
         }
     })?;
-    let mut found = Found { present: Vec::new(), adopted: Vec::new(), missing: Vec::new() };
+    let mut found = Found::default();
     shared.store.scan(&mut |scanned| match scanned {
         Scan::Blob { digest, size } => match rows.remove(&digest) {
             Some(row) => found.present.push((digest, row, pushed.contains(&digest))),
             None => {
                 let row = CopyRow { size, durable: false, epoch: 0, last_used_ms: 0, upstream: 0 };
-                found.adopted.push((digest, row));
+                found.adopted.push((digest, row, pushed.contains(&digest)));
             }
         },
         Scan::Foreign(path) => {
             tracing::warn!(path = %path.display(), "a file in the data directory that is not ours: left alone");
         }
     })?;
-    found.missing = rows.into_iter().collect();
+    let missing = rows.into_iter().map(|(digest, row)| (digest, row, pushed.contains(&digest)));
+    found.missing = missing.collect();
     Ok(found)
 }

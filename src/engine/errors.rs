@@ -24,7 +24,8 @@ pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -
         Refusal::Failed(failure) => (failure, false),
         Refusal::Remembered(failure) => (failure, true),
         Refusal::Late => {
-            return EngineError::new(ErrorKind::UpstreamTimeout, "the upstream did not answer in time");
+            let message = "the upstream did not answer in time";
+            return EngineError::new(ErrorKind::UpstreamTimeout, message).with_verdict(Verdict::Miss);
         }
         Refusal::Bypass => (Failure::NoSpace, false),
     };
@@ -55,5 +56,5 @@ pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -
         )
         .with_retry_after(Some(Duration::from_secs(1))),
     };
-    if remembered { error.with_verdict(Verdict::Negative) } else { error }
+    error.with_verdict(if remembered { Verdict::Negative } else { Verdict::Miss })
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::model::{Manifest, PageQuery};
+use super::model::Manifest;
 use crate::cache::{self, Lane};
 use crate::names::{Digest, Hasher, ImageName, MediaType, Reference, RepositoryId, Tag};
 use crate::store::Tail;
@@ -34,7 +34,9 @@ pub(super) enum Task {
     Prove(Digest),
     /// Whether a file that lay here through an unclean stop still has its bytes.
     Verify(Digest),
-    Tags(PageQuery),
+    Tags {
+        query: String,
+    },
     Referrers {
         digest: Digest,
         query: String,
@@ -110,4 +112,47 @@ pub(super) struct Salvage {
 pub(super) struct Story {
     pub message: Arc<str>,
     pub timed_out: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Coordinator, Event, Limits};
+    use crate::clock::Millis;
+    use crate::names::Algorithm;
+
+    /// The figure in docs/reliability.md: `cargo test --lib -- --ignored --nocapture bytes_per_entry`. Alone in its
+    /// process, since it reads the memory of all of it.
+    #[test]
+    #[ignore = "measures, and takes some hundreds of megabytes"]
+    #[expect(clippy::disallowed_methods, reason = "a test asks the kernel for its own memory")]
+    fn bytes_per_entry() {
+        const ENTRIES: u64 = 1_000_000;
+        let resident = || {
+            let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+            let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+            resident.expect("a number of pages") * 4_096
+        };
+        let mut out = Vec::new();
+        let mut coordinator = Coordinator::<FlightKey, Source>::new(Limits::default());
+        let before = resident();
+        for number in 0..ENTRIES {
+            let key = FlightKey::Content(Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+            let load = Event::Load { key, upstream: number % 3, size: 1, used: number, pinned: false };
+            coordinator.step(Millis(0), load, &mut out);
+        }
+        coordinator.step(Millis(0), Event::Loaded, &mut out);
+        let loaded = resident();
+        for number in (0..ENTRIES).rev() {
+            let key = FlightKey::Content(Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+            coordinator.step(Millis(number % 1_000), Event::Touch { key }, &mut out);
+        }
+        let touched = resident();
+        println!(
+            "{} bytes an entry when loaded, {} after a touch of each",
+            (loaded - before) / ENTRIES,
+            (touched - before) / ENTRIES
+        );
+        assert_eq!(coordinator.counts().present, 1_000_000);
+    }
 }

@@ -18,7 +18,7 @@ struct TagList {
 
 impl Engine {
     /// One page of an image's tags.
-    pub async fn tags(&self, scope: &Scope, query: PageQuery) -> Result<TagsPage, EngineError> {
+    pub async fn tags(&self, scope: &Scope, page: PageQuery) -> Result<TagsPage, EngineError> {
         if scope.repository.remote().is_none() {
             return Err(EngineError::new(
                 ErrorKind::NameUnknown,
@@ -26,7 +26,8 @@ impl Engine {
             )
             .with_verdict(Verdict::Local));
         }
-        let (page, verdict) = self.page(scope, Task::Tags(query), ErrorKind::NameUnknown).await?;
+        let (page, verdict) =
+            self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;
         let list: TagList = serde_json::from_slice(&page.bytes).map_err(|_| {
             EngineError::new(ErrorKind::UpstreamUnavailable, "the upstream's list of tags cannot be read")
         })?;

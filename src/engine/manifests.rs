@@ -6,19 +6,21 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Generation, Of};
+use super::answers::{Answer, AnswerKey, Fresh, Generation, Of};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::repository::Remote;
 use super::shared::Shared;
 use crate::cache::{Failure, Freshness, Refusal, judge};
-use crate::clock::Millis;
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, Tag, manifest};
 
 /// How long a client waits for the upstream when something stale could be served instead.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same while the upstream is known to fail: time enough for it to show that it is back.
+const IMPATIENCE: Duration = Duration::from_millis(250);
 
 /// What is known of a tag, and for how long it has been so.
 struct Known {
@@ -53,7 +55,7 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Tag(tag.clone()));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(from_memory(&answer));
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
@@ -63,9 +65,9 @@ impl Engine {
         let spec = &remote.spec;
         match judge(known.age, spec.tag_ttl, spec.stale_if_error) {
             Freshness::Fresh => {
-                let left = spec.tag_ttl.saturating_sub(known.age);
-                let manifest = self.named(scope, &known.resolution, want, Verdict::Hit).await?;
-                self.remember(key, &manifest, Some(left), noted);
+                let until = self.shared.clock.now().after(spec.tag_ttl.saturating_sub(known.age));
+                let manifest = self.named(scope, tag, &known.resolution, want, Verdict::Hit).await?;
+                self.remember(key, &manifest, Some(Fresh { until, tag_ttl: spec.tag_ttl }), noted);
                 Ok(manifest)
             }
             freshness => {
@@ -98,13 +100,10 @@ impl Engine {
         })
     }
 
-    /// Nothing is known of the tag. A HEAD costs the upstream a HEAD, a GET a GET.
+    /// Nothing is known of the tag. A HEAD tells its digest, and the GET is by digest, so that clients that ask by
+    /// tag and those that ask by digest share it: GETs are what registries count.
     async fn cold(&self, scope: &Scope, tag: &Tag, want: Want) -> Result<Manifest, EngineError> {
-        let task = match want {
-            Want::Head => Task::Resolve(tag.clone()),
-            Want::Body => Task::Fetch(Reference::Tag(tag.clone())),
-        };
-        match self.fly(scope, task, None).await? {
+        match self.fly(scope, Task::Resolve(tag.clone()), None).await? {
             Joined::Document { outcome, first } => {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 self.landed(scope, tag, outcome, want, verdict).await
@@ -122,13 +121,17 @@ impl Engine {
         want: Want,
         may_be_stale: bool,
     ) -> Result<Manifest, EngineError> {
-        let deadline = may_be_stale.then_some(PATIENCE);
+        let failing = scope.repository.is_failing(self.shared.clock.now());
+        let deadline = may_be_stale.then_some(if failing { IMPATIENCE } else { PATIENCE });
         let error = match self.fly(scope, Task::Resolve(tag.clone()), deadline).await {
             Ok(Joined::Document { outcome, .. }) => {
                 let unchanged = matches!(&outcome,
                     Outcome::Resolved(now) if now.digest == known.resolution.digest);
                 let verdict = if unchanged { Verdict::Revalidated } else { Verdict::Miss };
-                return self.landed(scope, tag, outcome, want, verdict).await;
+                match self.landed(scope, tag, outcome, want, verdict).await {
+                    Err(error) if error.kind != ErrorKind::ManifestUnknown => error,
+                    told => return told,
+                }
             }
             Ok(Joined::Refused { why, story }) => {
                 let error = refused(why, story.as_ref(), ErrorKind::ManifestUnknown);
@@ -158,11 +161,7 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         match outcome {
-            Outcome::Resolved(resolution) => {
-                let now = self.shared.clock.now();
-                self.shared.resolutions.note(&source(scope), tag, &resolution, now);
-                self.named(scope, &resolution, want, verdict).await
-            }
+            Outcome::Resolved(resolution) => self.named(scope, tag, &resolution, want, verdict).await,
             Outcome::Fetched(manifest) => Ok(Manifest { verdict, ..manifest }),
             _ => Err(lost_answer()),
         }
@@ -172,12 +171,19 @@ impl Engine {
     async fn named(
         &self,
         scope: &Scope,
+        tag: &Tag,
         resolution: &Resolution,
         want: Want,
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         match want {
-            Want::Body => self.manifest_by_digest(scope, &resolution.digest, verdict).await,
+            Want::Body => match self.manifest_by_digest(scope, &resolution.digest, verdict).await {
+                // The HEAD lied, or the tag moved and its old manifest went at once: the tag itself decides.
+                Err(error) if error.kind == ErrorKind::ManifestUnknown => {
+                    self.fetched(scope, Reference::Tag(tag.clone())).await
+                }
+                told => told,
+            },
             Want::Head => Ok(Manifest {
                 digest: resolution.digest,
                 media_type: resolution.media_type.clone(),
@@ -197,20 +203,25 @@ impl Engine {
         verdict: Verdict,
     ) -> Result<Manifest, EngineError> {
         let key = answer_key(scope, Reference::Digest(*digest));
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        if let Some(answer) = self.remembered(scope, &key) {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
-        if let Some(manifest) = self.stored(scope, digest, verdict).await? {
-            let failing = scope.repository.is_failing(self.shared.clock.now());
-            if failing && !self.is_complete(&manifest).await? {
-                return Err(incomplete());
-            }
-            self.remember(key, &manifest, None, noted);
-            return Ok(manifest);
+        let Some(manifest) = self.stored(scope, digest, verdict).await? else {
+            return self.fetched(scope, Reference::Digest(*digest)).await;
+        };
+        // While the upstream fails, it must show first that the rest of the image can be had.
+        if scope.repository.is_failing(self.shared.clock.now())
+            && let Some(missing) = self.first_missing(&manifest).await?
+        {
+            self.prove(scope, &missing).await.map_err(incomplete)?;
         }
-        let task = Task::Fetch(Reference::Digest(*digest));
-        match self.fly(scope, task, None).await? {
+        self.remember(key, &manifest, None, noted);
+        Ok(manifest)
+    }
+
+    async fn fetched(&self, scope: &Scope, reference: Reference) -> Result<Manifest, EngineError> {
+        match self.fly(scope, Task::Fetch(reference), None).await? {
             Joined::Document { outcome: Outcome::Fetched(manifest), first } => {
                 let verdict = if first { Verdict::Miss } else { Verdict::Joined };
                 Ok(Manifest { verdict, ..manifest })
@@ -229,9 +240,11 @@ impl Engine {
     ) -> Result<Option<Manifest>, EngineError> {
         let Source { repository, image } = source(scope);
         let link = (repository, image, *digest);
-        let manifest = self.shared.read(move |shared| document(shared, &link, verdict)).await?;
-        self.shared.touched.document(*digest, self.shared.clock.wall());
-        Ok(manifest)
+        let found = self.shared.read(move |shared| shared.linked_document(&link)).await?;
+        if found.is_some() {
+            self.shared.touched.document(*digest, self.shared.clock.wall());
+        }
+        Ok(found.map(|manifest| Manifest { verdict, ..manifest }))
     }
 
     /// The upstream does not answer well: what is here, if a client can be served all of it.
@@ -239,7 +252,7 @@ impl Engine {
         let Some(manifest) = self.stored(scope, &known.resolution.digest, Verdict::Stale).await? else {
             return Err(error);
         };
-        if !self.is_complete(&manifest).await? {
+        if self.first_missing(&manifest).await?.is_some() {
             return Err(error);
         }
         let minutes = known.age.as_secs() / 60;
@@ -249,23 +262,23 @@ impl Engine {
         Ok(Manifest { warning: Some(warning), ..manifest })
     }
 
-    /// Whether an image's config and layers all lie here. Some clients choose a mirror by the manifest and never
-    /// fall back afterwards. An index is complete by itself; its children are judged one by one.
-    async fn is_complete(&self, manifest: &Manifest) -> Result<bool, EngineError> {
-        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(true) };
+    /// Of an image's config and layers the first that does not lie here. Some clients choose a mirror by the
+    /// manifest and never fall back afterwards. An index misses nothing; its children are judged one by one.
+    async fn first_missing(&self, manifest: &Manifest) -> Result<Option<Digest>, EngineError> {
+        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(None) };
         if view.is_index {
-            return Ok(true);
+            return Ok(None);
         }
         let needed: Vec<Digest> =
             view.references.iter().filter(|named| !named.external).map(|named| named.digest).collect();
         self.shared
             .read(move |shared| {
-                for digest in &needed {
-                    if shared.meta.get::<CopyRow>(digest)?.is_none() {
-                        return Ok(false);
+                for digest in needed {
+                    if shared.meta.get::<CopyRow>(&digest)?.is_none() {
+                        return Ok(Some(digest));
                     }
                 }
-                Ok(true)
+                Ok(None)
             })
             .await
     }
@@ -280,16 +293,24 @@ impl Engine {
         Ok(())
     }
 
-    fn remember(&self, key: AnswerKey, manifest: &Manifest, left: Option<Duration>, noted: Generation) {
+    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here. Nor
+    /// where the freshness of a tag was reckoned by a policy that has changed.
+    fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
+        let now = self.shared.clock.now();
+        let remote = scope.repository.remote().filter(|_| !scope.repository.is_failing(now))?;
+        let answer = self.shared.answers.get(key, now)?;
+        answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
+    }
+
+    fn remember(&self, key: AnswerKey, manifest: &Manifest, fresh: Option<Fresh>, noted: Generation) {
         if manifest.bytes.is_empty() {
             return;
         }
-        let until: Option<Millis> = left.map(|left| self.shared.clock.now().after(left));
         let answer = Answer {
             digest: manifest.digest,
             media_type: Some(manifest.media_type.clone()),
             bytes: manifest.bytes.clone(),
-            until,
+            fresh,
         };
         self.shared.answers.insert(key, answer, noted);
     }
@@ -310,26 +331,25 @@ impl Engine {
     }
 }
 
-/// A manifest from the metadata, if this image may show it.
-pub(super) fn document(
-    shared: &Shared,
-    link: &(RepositoryId, ImageName, Digest),
-    verdict: Verdict,
-) -> Result<Option<Manifest>, EngineError> {
-    if shared.meta.get::<LinkRow>(link)?.is_none() {
-        return Ok(None);
-    }
-    let document = shared.meta.get::<DocumentRow>(&link.2)?;
-    Ok(document.and_then(|document| {
-        Some(Manifest {
+impl Shared {
+    /// A manifest from the metadata, if this image may show it. Blocks.
+    pub(super) fn linked_document(
+        &self,
+        link: &(RepositoryId, ImageName, Digest),
+    ) -> Result<Option<Manifest>, EngineError> {
+        if self.meta.get::<LinkRow>(link)?.is_none() {
+            return Ok(None);
+        }
+        let Some(document) = self.meta.get::<DocumentRow>(&link.2)? else { return Ok(None) };
+        Ok(MediaType::parse(&document.media_type).map(|media_type| Manifest {
             digest: link.2,
-            media_type: MediaType::parse(&document.media_type)?,
+            media_type,
             size: document.bytes.len() as u64,
             bytes: document.bytes,
-            verdict,
+            verdict: Verdict::Miss,
             warning: None,
-        })
-    }))
+        }))
+    }
 }
 
 pub(super) fn source(scope: &Scope) -> Source {
@@ -357,9 +377,9 @@ fn lost_answer() -> EngineError {
     EngineError::new(ErrorKind::Internal, "a flight brought back something else than it was sent for")
 }
 
-fn incomplete() -> EngineError {
-    EngineError::new(
-        ErrorKind::UpstreamUnavailable,
-        "the upstream does not answer, and not all of this image's layers are cached",
-    )
+/// The manifest is here, and a layer is neither here nor to be had: to the client, the upstream's failure.
+fn incomplete(error: EngineError) -> EngineError {
+    let kind = if error.kind == ErrorKind::BlobUnknown { ErrorKind::UpstreamUnavailable } else { error.kind };
+    let message = format!("not all of this image's layers are cached, and {}", error.message);
+    EngineError { kind, message, ..error }
 }

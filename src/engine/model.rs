@@ -112,12 +112,14 @@ pub struct BlobAnswer {
     pub verdict: Verdict,
 }
 
-/// `n` and `last` of a listing.
+/// Which page of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PageQuery {
     /// At most 1,000; more is cut.
     pub n: Option<u32>,
     pub last: Option<String>,
+    /// All of it, for an upstream: its cursors may be of another kind than `last`. Here `n` is cut as well.
+    pub query: String,
 }
 
 #[derive(Clone, Debug)]

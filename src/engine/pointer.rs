@@ -9,8 +9,7 @@ use super::attempts::{self, Attempts, Verdict as Tried};
 use super::damage;
 use super::fill::FillGuard;
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
-use super::manifests::document;
-use super::model::{EngineError, Manifest, PageQuery, Verdict};
+use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
@@ -18,6 +17,9 @@ use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaError, MetaExt as
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
+
+/// A flight that landed this short a time ago answers the next one too.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Why a pointer flight brought nothing.
 enum Ended {
@@ -79,7 +81,7 @@ impl Flight<'_> {
             Task::Fetch(reference) => self.fetch(reference).await,
             Task::Prove(digest) => self.prove(digest).await,
             Task::Verify(digest) => Ok(Outcome::Verified(damage::verify(&self.shared, *digest).await?)),
-            Task::Tags(query) => self.tags(query).await,
+            Task::Tags { query } => self.tags(query).await,
             Task::Referrers { digest, query } => self.referrers(digest, query).await,
         }
     }
@@ -87,7 +89,7 @@ impl Flight<'_> {
     /// Which digest the tag names now. A HEAD, which Docker Hub does not count as a pull; where that does not
     /// tell, a GET.
     async fn resolve(&self, tag: &Tag) -> Result<Outcome, Ended> {
-        if let Some(resolution) = self.resolved_meanwhile(tag).await? {
+        if let Some(resolution) = self.resolved_just_now(tag) {
             return Ok(Outcome::Resolved(resolution));
         }
         let reference = Reference::Tag(tag.clone());
@@ -111,7 +113,15 @@ impl Flight<'_> {
             // What the upstream says is true all the same; the next who asks hears it again.
             tracing::warn!(%tag, %error, "a tag that was confirmed cannot be noted");
         }
+        self.shared.resolutions.note(self.source, tag, &resolution, self.shared.clock.now());
         Ok(Outcome::Resolved(resolution))
+    }
+
+    /// A flight that landed between a client's look and its join: the upstream is not asked twice for that.
+    fn resolved_just_now(&self, tag: &Tag) -> Option<Resolution> {
+        let seen = self.shared.resolutions.get(self.source, tag)?;
+        let ttl = self.repository.remote()?.spec.tag_ttl.min(JUST_NOW);
+        (self.shared.clock.now().since(seen.at) < ttl).then_some(seen.resolution)
     }
 
     /// The tag's row follows, if what it names now lies here; else the fetch that comes next will move it.
@@ -146,7 +156,9 @@ impl Flight<'_> {
 
     /// The bytes of a manifest, checked and committed with all it names.
     async fn fetch(&self, reference: &Reference) -> Result<Outcome, Ended> {
-        if let Some(manifest) = self.fetched_meanwhile(reference).await? {
+        if let Reference::Digest(digest) = reference
+            && let Some(manifest) = self.committed_just_now(digest).await?
+        {
             return Ok(Outcome::Fetched(manifest));
         }
         let image = self.source.image.clone();
@@ -173,34 +185,10 @@ impl Flight<'_> {
         Ok(Outcome::Fetched(manifest))
     }
 
-    /// Who looked just before an earlier flight noted what it found, and joined just after it had ended, needs no
-    /// second request.
-    async fn resolved_meanwhile(&self, tag: &Tag) -> Result<Option<Resolution>, EngineError> {
-        let fresh = |age: Duration| self.repository.remote().is_some_and(|remote| age < remote.spec.tag_ttl);
-        if let Some(seen) = self.shared.resolutions.get(self.source, tag)
-            && fresh(self.shared.clock.now().since(seen.at))
-        {
-            return Ok(Some(seen.resolution));
-        }
-        let key = (self.source.repository, self.source.image.clone(), tag.clone());
-        let row = self.shared.read(move |shared| Ok(shared.meta.get::<TagRow>(&key)?)).await?;
-        Ok(row.and_then(|row| {
-            let age = Duration::from_millis(self.shared.clock.wall().0.saturating_sub(row.checked_ms));
-            let media_type = MediaType::parse(&row.media_type).filter(|_| fresh(age))?;
-            Some(Resolution { digest: row.digest, media_type, size: row.size })
-        }))
-    }
-
-    async fn fetched_meanwhile(&self, reference: &Reference) -> Result<Option<Manifest>, EngineError> {
-        let digest = match reference {
-            Reference::Digest(digest) => *digest,
-            Reference::Tag(tag) => match self.resolved_meanwhile(tag).await? {
-                Some(resolution) => resolution.digest,
-                None => return Ok(None),
-            },
-        };
-        let link = (self.source.repository, self.source.image.clone(), digest);
-        self.shared.read(move |shared| document(shared, &link, Verdict::Hit)).await
+    /// As with a resolution: it came between a client's look and its join.
+    async fn committed_just_now(&self, digest: &Digest) -> Result<Option<Manifest>, Ended> {
+        let link = (self.source.repository, self.source.image.clone(), *digest);
+        Ok(self.shared.read(move |shared| shared.linked_document(&link)).await?)
     }
 
     /// One batch: the document, the tag that named it, and a link for each digest that it names.
@@ -232,6 +220,7 @@ impl Flight<'_> {
             }
         }
         let mut changed = vec![Of::Manifest(Reference::Digest(manifest.digest))];
+        let mut named = Vec::new();
         for tag in self.tags_of(reference, manifest) {
             let row = TagRow {
                 digest: manifest.digest,
@@ -246,10 +235,14 @@ impl Flight<'_> {
                 media_type: manifest.media_type.clone(),
                 size: manifest.size,
             };
-            self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
-            changed.push(Of::Manifest(Reference::Tag(tag)));
+            changed.push(Of::Manifest(Reference::Tag(tag.clone())));
+            named.push((tag, resolution));
         }
         self.shared.meta.apply(batch).await?;
+        // Only now: who finds the resolution must find the document too.
+        for (tag, resolution) in named {
+            self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
+        }
         self.shared.answers.committed(repository, image, changed);
         self.shared.sizes.document_added(manifest.size);
         Ok(())
@@ -285,8 +278,8 @@ impl Flight<'_> {
         Ok(Outcome::Proven(size))
     }
 
-    async fn tags(&self, query: &PageQuery) -> Result<Outcome, Ended> {
-        let page = self.listing("tags", Listing::Tags, tags_query(query)).await?;
+    async fn tags(&self, query: &str) -> Result<Outcome, Ended> {
+        let page = self.listing("tags", Listing::Tags, query.to_owned()).await?;
         Ok(Outcome::Page(ListingPage {
             bytes: page.bytes,
             next_query: page.next_query,
@@ -384,7 +377,7 @@ impl Flight<'_> {
         }
         match attempts.into_verdict() {
             Some(Tried::Error(error)) => Err(error),
-            Some(Tried::Mismatch) | None => Err(UpstreamError::bad_response("no upstream is configured")),
+            Some(Tried::Mismatch) | None => Err(UpstreamError::bad_response("no upstream was asked")),
         }
     }
 }
@@ -406,17 +399,6 @@ fn check(reference: &Reference, body: &ManifestBody) -> Result<Digest, Ended> {
         }
         _ => Ok(computed),
     }
-}
-
-fn tags_query(query: &PageQuery) -> String {
-    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-    if let Some(n) = query.n {
-        pairs.append_pair("n", &n.to_string());
-    }
-    if let Some(last) = &query.last {
-        pairs.append_pair("last", last);
-    }
-    pairs.finish()
 }
 
 /// A captive portal answers everything with 200 and a web page.

@@ -16,7 +16,7 @@ use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
 };
 use crate::names::{RepositoryId, RepositoryName};
-use crate::upstream::{Settings, Timeouts, Upstream};
+use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 
 /// No server has more; a page of the metadata holds them all.
 const MOST: usize = 10_000;
@@ -52,8 +52,7 @@ impl Repositories {
                 continue;
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
-            let spec = from_row(row)?;
-            this.enter(this.make(id, name, spec, created)?);
+            this.enter(this.revive(id, name, from_row(row)?, created)?);
         }
         Ok(this)
     }
@@ -211,6 +210,29 @@ impl Repositories {
         Ok(Repository { id, name, kind, created })
     }
 
+    /// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
+    /// repository's trouble does not keep the others from starting.
+    fn revive(
+        &self,
+        id: RepositoryId,
+        name: RepositoryName,
+        spec: RepositorySpec,
+        created: UnixMillis,
+    ) -> Result<Repository, EngineError> {
+        match (self.make(id, name.clone(), spec.clone(), created), spec) {
+            (
+                Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+                RepositorySpec::Remote(spec),
+            ) => {
+                tracing::error!(repository = %name, field, why = message,
+                    "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
+                let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
+                Ok(Repository { id, name, kind, created })
+            }
+            (made, _) => made,
+        }
+    }
+
     /// Credentials are for `remote_url` alone; a mirror is another party.
     fn origin(&self, spec: &RemoteSpec, base: &Url, main: bool) -> Result<Upstream, EngineError> {
         let password = match (&spec.password, &spec.password_file) {
@@ -228,7 +250,15 @@ impl Repositories {
             ..Settings::new(base.clone())
         };
         Upstream::new(settings, self.clock.clone()).map_err(|error| {
-            let field = if main { "remote_url" } else { "mirrors" };
+            let field = match error {
+                SettingsError::CaFile { .. } => "ca_file",
+                SettingsError::AllowedHost(_) => "allowed_hosts",
+                SettingsError::HalfCredentials | SettingsError::Credentials => "username",
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => {
+                    "remote_url"
+                }
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
+            };
             EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
         })
     }

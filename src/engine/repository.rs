@@ -9,7 +9,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::clock::{Millis, UnixMillis};
-use crate::names::{RepositoryId, RepositoryName};
+use crate::names::{ImageName, RepositoryId, RepositoryName};
 use crate::upstream::Upstream;
 
 /// A managed repository.
@@ -37,6 +37,11 @@ pub struct Remote {
     failed_at: AtomicU64,
 }
 
+/// Hosts under which Docker Hub is known.
+const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "index.docker.io", "docker.io"];
+/// What containerd and dockerd call Docker Hub.
+const DOCKER_HUB_NAMESPACE: &str = "docker.io";
+
 /// After a failure an upstream counts as failing for this long, unless it answers before.
 const FAILING: Duration = Duration::from_secs(30);
 
@@ -52,6 +57,13 @@ impl Repository {
             RepositoryKind::Remote(remote) => Some(remote),
             RepositoryKind::Local => None,
         }
+    }
+
+    /// The one name that an image has here: what Docker Hub calls `redis` is `library/redis`. To be asked before
+    /// any key, link or tag is made of a name.
+    pub fn canonical(&self, image: ImageName) -> ImageName {
+        let is_hub = self.remote().is_some_and(|remote| remote.spec.is_docker_hub());
+        if is_hub && image.is_single() { image.in_library() } else { image }
     }
 
     /// The upstreams of a remote, in the order in which they are asked.
@@ -141,6 +153,12 @@ impl RemoteSpec {
             mirrors: Vec::new(),
         }
     }
+
+    /// Docker Hub itself, or a mirror that stands for it.
+    fn is_docker_hub(&self) -> bool {
+        self.remote_url.host_str().is_some_and(|host| DOCKER_HUB.contains(&host))
+            || self.upstream_namespace.as_deref() == Some(DOCKER_HUB_NAMESPACE)
+    }
 }
 
 /// A text that is never printed by accident.
@@ -161,5 +179,36 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_name_of_docker_hub_lies_in_library() {
+        let remote = |url: &str, namespace: Option<&str>| {
+            let mut spec = RemoteSpec::new(Url::parse(url).expect("a URL"));
+            spec.upstream_namespace = namespace.map(str::to_owned);
+            RepositoryKind::Remote(Box::new(Remote::new(spec, Vec::new())))
+        };
+        let canonical = |kind, image: &str| {
+            let name = "r".parse().expect("a legal name");
+            let repository = Repository { id: RepositoryId(1), name, kind, created: UnixMillis(0) };
+            repository.canonical(image.parse().expect("a legal name")).as_str().to_owned()
+        };
+        for (url, namespace) in [
+            ("https://registry-1.docker.io", None),
+            ("https://index.docker.io", None),
+            ("https://hub-mirror.example", Some("docker.io")),
+        ] {
+            assert_eq!(canonical(remote(url, namespace), "redis"), "library/redis", "{url}");
+            assert_eq!(canonical(remote(url, namespace), "library/redis"), "library/redis", "{url}");
+            assert_eq!(canonical(remote(url, namespace), "a/redis"), "a/redis", "{url}");
+        }
+        assert_eq!(canonical(remote("https://quay.io", Some("quay.io")), "redis"), "redis");
+        assert_eq!(canonical(remote("https://notdocker.io", None), "redis"), "redis");
+        assert_eq!(canonical(RepositoryKind::Local, "redis"), "redis");
     }
 }

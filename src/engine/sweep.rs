@@ -46,8 +46,17 @@ impl Sizes {
     }
 }
 
-/// Removes a cached copy. Answers whether it is gone. Readers that have it open finish undisturbed.
-pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
+/// What became of a copy that was to be removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Eviction {
+    Done,
+    /// Its row says that somebody pushed it: it stays.
+    Pushed,
+    Failed,
+}
+
+/// Removes a cached copy. Readers that have it open finish undisturbed.
+pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
     let digest = *digest;
     let removed = shared
         .read(move |shared| {
@@ -62,19 +71,19 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
     match removed {
         Ok(Some(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
-            batch.delete::<CopyRow>(&digest).delete::<ContentRow>(&digest);
+            batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
                 // A row without its file is a plain miss.
                 tracing::warn!(%digest, %error, "an evicted blob's row stays behind");
             }
             shared.metrics.evicted(size);
             tracing::debug!(%digest, size, "evicted");
-            true
+            Eviction::Done
         }
-        Ok(None) => false,
+        Ok(None) => Eviction::Pushed,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
-            false
+            Eviction::Failed
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::OwnedPermit;
 
 use super::actor::Report;
 use super::shared::Shared;
-use super::sweep;
+use super::sweep::{self, Eviction};
 use crate::names::Digest;
 
 /// At once: each takes a thread of the pool that bodies are read on, and a lower limit may ask for very many.
@@ -60,20 +60,20 @@ impl SweepGuard {
     }
 
     pub async fn run(mut self, shared: Arc<Shared>) {
-        let gone = sweep::evict(&shared, &self.digest).await;
-        self.send(gone);
+        let eviction = sweep::evict(&shared, &self.digest).await;
+        self.send(eviction);
     }
 
-    fn send(&mut self, gone: bool) {
+    fn send(&mut self, eviction: Eviction) {
         if let Some(permit) = self.permit.take() {
-            permit.send(Report::Swept { digest: self.digest, gone });
+            permit.send(Report::Swept { digest: self.digest, eviction });
         }
     }
 }
 
 impl Drop for SweepGuard {
     fn drop(&mut self) {
-        self.send(false);
+        self.send(Eviction::Failed);
     }
 }
 

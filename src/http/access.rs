@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -21,6 +21,8 @@ use crate::engine::Verdict;
 use crate::reply::{Content, Note, Reply};
 use crate::telemetry::Metrics;
 
+/// Most bytes of a request's headers.
+const LARGEST_HEAD: usize = 32 << 10;
 /// Longest text in a log line that a client chose.
 const LONGEST_FIELD: usize = 1024;
 /// What the log says where the client left before there was a head: nginx says the same.
@@ -107,6 +109,8 @@ fn announced(reply: &Reply) -> Option<u64> {
 enum HeadFault {
     #[error(transparent)]
     Host(#[from] HostFault),
+    #[error("the headers are longer than {LARGEST_HEAD} bytes")]
+    Large,
     #[error("{0} is not served")]
     Method(Method),
     #[error("chunked is the only transfer coding that is served")]
@@ -116,6 +120,11 @@ enum HeadFault {
 }
 
 fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
+    let size =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    if parts.headers.iter().map(size).sum::<usize>() > LARGEST_HEAD {
+        return Err(HeadFault::Large);
+    }
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         return Err(HeadFault::Method(parts.method.clone()));
     }
@@ -133,6 +142,7 @@ fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
 fn rejected(fault: &HeadFault) -> Reply {
     let (status, code, action) = match fault {
         HeadFault::Host(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.host"),
+        HeadFault::Large => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "BAD_REQUEST", "reject.large"),
         HeadFault::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "reject.method"),
         HeadFault::Coding => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.coding"),
         HeadFault::Body => (StatusCode::BAD_REQUEST, "BAD_REQUEST", "reject.body"),
@@ -278,7 +288,9 @@ impl Drop for Line {
 
 /// All that a request counts.
 fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
-    let repository = note.repository.as_ref().map_or("-", |name| name.as_str());
+    // What is asked about a repository is no traffic of it, and may name one that does not exist.
+    let named = note.repository.as_ref().filter(|_| !note.action.starts_with("api."));
+    let repository = named.map_or("-", |name| name.as_str());
     let action = if note.action.is_empty() { "other" } else { note.action };
     metrics.request(repository, action, code);
     metrics.bytes_to_clients(repository, bytes);

@@ -157,10 +157,17 @@ pub struct Pace {
     pub window: Duration,
 }
 
+impl Pace {
+    /// 1 KiB/s, judged over this span.
+    pub fn over(window: Duration) -> Self {
+        let bytes = u64::try_from(window.as_millis()).unwrap_or(u64::MAX).saturating_mul(1024) / 1000;
+        Self { bytes: bytes.max(1), window }
+    }
+}
+
 impl Default for Pace {
-    /// 1 KiB/s over half a minute.
     fn default() -> Self {
-        Self { bytes: 30 * 1024, window: Duration::from_secs(30) }
+        Self::over(Duration::from_secs(30))
     }
 }
 

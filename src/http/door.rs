@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::auth::Refusal;
 use super::body::BodyFault;
+use crate::api::ApiError;
 use crate::docker::Site;
 use crate::reply::{Note, Reply};
 use crate::telemetry::Metrics;
@@ -78,26 +79,28 @@ pub fn scrape(metrics: &Metrics) -> Reply {
     Reply::bytes(StatusCode::OK, Metrics::CONTENT_TYPE, metrics.encode()).with_note(Note::of("metrics"))
 }
 
-/// Somebody may not manage.
+/// Somebody may not manage. Under a name where the management API is not, the answer is the registry's.
 pub fn refused(refusal: Refusal) -> Reply {
     let message = refusal.to_string();
     let reply = match refusal {
         Refusal::Elsewhere => Reply::error(StatusCode::NOT_FOUND, "UNSUPPORTED", &message, None),
-        Refusal::ForeignSite => Reply::error(StatusCode::FORBIDDEN, "DENIED", &message, None),
-        Refusal::NoToken => Reply::error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", &message, None)
+        Refusal::ForeignSite => ApiError::new(StatusCode::FORBIDDEN, message).into_reply(),
+        Refusal::NoToken => ApiError::new(StatusCode::UNAUTHORIZED, message)
+            .with_hint("`binaryrepo token show` on the server's machine prints it")
+            .into_reply()
             .with_header(WWW_AUTHENTICATE, "Bearer realm=\"binaryrepo\""),
     };
     reply.with_note(Note::of("api.refused"))
 }
 
-/// A request's body was not read to its end.
+/// The body of a management request was not read to its end.
 pub fn unread(fault: &BodyFault) -> Reply {
     let status = match fault {
         BodyFault::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         BodyFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
         BodyFault::Broken(_) => StatusCode::BAD_REQUEST,
     };
-    Reply::error(status, "BAD_REQUEST", &fault.to_string(), None).with_note(Note::of("api.unread"))
+    ApiError::new(status, fault.to_string()).into_reply().with_note(Note::of("api.unread"))
 }
 
 #[cfg(test)]

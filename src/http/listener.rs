@@ -35,7 +35,9 @@ const BACKLOG: i32 = 1024;
 const ADMIN_CONNECTIONS: usize = 64;
 /// After an accept failed for want of descriptors or memory. Existing connections end meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const HEADER_BYTES: usize = 32 << 10;
+/// Of a whole head. The envelope refuses half of that with a sentence; beyond this, and beyond a hundred headers,
+/// hyper answers a bare 431.
+const HEADER_BYTES: usize = 64 << 10;
 /// Also what hyper queues of a body before it lets the socket drain.
 const BUFFER_BYTES: usize = 64 << 10;
 

@@ -10,6 +10,7 @@ mod listener;
 mod watched;
 
 pub use auth::Gate;
+pub use body::Pace;
 pub use caller::Peer;
 pub use listener::{Handler, Limits, Listener, Stopped, serve};
 
@@ -30,7 +31,7 @@ use crate::engine::Engine;
 use crate::reply::{Note, Reply};
 use crate::telemetry::Held;
 use access::{Arrival, Envelope, Line, closing};
-use body::{Pace, Paced, ResponseBody};
+use body::{Paced, ResponseBody};
 use caller::Caller;
 use door::Door;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     /// Peers whose `X-Forwarded-*` counts.
     pub trusted_proxies: Vec<IpNet>,
     pub gate: Gate,
+    /// The slowest that a request's body may come.
+    pub pace: Pace,
 }
 
 /// Answers every request of every connection. Cheap to clone.
@@ -51,15 +54,16 @@ struct Front {
     engine: Engine,
     site: Site,
     gate: Gate,
+    pace: Pace,
     envelope: Envelope,
 }
 
 impl Service {
     pub fn new(engine: Engine, settings: Settings, clock: Clock) -> Self {
         let metrics = engine.metrics().clone();
-        let Settings { site, trusted_proxies, gate } = settings;
+        let Settings { site, trusted_proxies, gate, pace } = settings;
         let envelope = Envelope { metrics, clock, trusted_proxies };
-        Self(Arc::new(Front { engine, site, gate, envelope }))
+        Self(Arc::new(Front { engine, site, gate, pace, envelope }))
     }
 }
 
@@ -129,7 +133,7 @@ impl Front {
         if let Err(refusal) = auth::may_manage(&self.gate, &caller, &parts.headers) {
             return closing(door::refused(refusal));
         }
-        let paced = Paced::new(body, Pace::default(), self.envelope.clock.clone());
+        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         match body::collect(paced, management::MAX_BODY).await {
             Ok(body) => {
                 let path = parts.uri.path().to_owned();

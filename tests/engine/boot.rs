@@ -51,7 +51,7 @@ async fn a_file_that_turns_up_during_its_fill_is_harmless() {
             pulled(&house, "a/b", layer).await;
         }
         assert_eq!(drain(first.reader.unwrap()).await.whole(), layer.bytes);
-        house.quiet().await;
+        house.rest().await;
         assert_eq!(pulled(&house, "a/b", layer).await, Verdict::Hit, "{right}");
         assert_eq!(std::fs::read(house.file_of(&layer.digest)).unwrap(), layer.bytes, "{right}");
         house.eventually("no draft is left", |house| house.drafts() == 0).await;
@@ -104,7 +104,7 @@ async fn the_order_of_eviction_survives_a_restart() {
         let name = format!("a/n{number}");
         house.manifest(&name, "latest", Want::Body).await.unwrap();
         pulled(&house, &name, &image.layers[0]).await;
-        house.quiet().await;
+        house.rest().await;
     }
     let here = |number: usize| house.file_of(&images[number].layers[0].digest).exists();
     house.eventually("1 is evicted", |_| !here(1)).await;
@@ -123,7 +123,7 @@ async fn a_removed_repository_leaves_no_rows() {
     house.engine.repositories().delete(&"hub".parse().unwrap(), false).await.unwrap();
     // It was let in before, so it is served to the end.
     assert_eq!(drain(answer.reader.unwrap()).await.whole(), image.layers[0].bytes);
-    house.quiet().await;
+    house.rest().await;
     // The rows go at once at a start.
     house = house.restart().await;
     house

@@ -21,7 +21,7 @@ async fn cached(registry: &Registry, size: usize) -> (House, Content) {
     house.manifest("a/b", "latest", Want::Body).await.unwrap();
     let layer = image.layers[0].clone();
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     (house, layer)
 }
 
@@ -41,9 +41,9 @@ async fn a_blob_that_cannot_be_read_breaks_one_body_and_is_fetched_again() {
     assert!(got.broken().len() < SIZE);
     house.eventually("it is set aside", |house| house.set_aside() == 1).await;
     house.disk.heal();
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
     assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
@@ -84,7 +84,7 @@ async fn what_an_operator_put_there_or_took_away_is_fetched_again() {
             let (house, layer) = cached(&registry, size).await;
             deed(&house.file_of(&layer.digest));
             pulled(&house, &layer).await;
-            house.quiet().await;
+            house.rest().await;
             pulled(&house, &layer).await;
             assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0, "{name}");
         }
@@ -128,7 +128,7 @@ async fn after_a_kill_a_good_file_is_served_before_the_index_is_loaded() {
     let house = House::open(house.crash_image().await, roomy(), disk).await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
     gate.open();
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
 }

@@ -33,7 +33,7 @@ async fn pulled(house: &House, layer: &Content) -> Verdict {
 }
 
 async fn nothing_is_left(house: &House) {
-    house.quiet().await;
+    house.rest().await;
     house.eventually("no draft is left", |house| house.drafts() == 0).await;
     assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0);
 }
@@ -64,7 +64,7 @@ async fn without_space_for_the_first_byte_everybody_is_served_past_the_cache() {
 
     house.disk.heal();
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
 }
 
@@ -193,7 +193,7 @@ async fn room_is_made_out_of_turn_before_anybody_goes_past_the_cache() {
         let (house, layer) = cold(&registry, SIZE).await;
         house.disk.fail_times(1, call, Errno::NOSPC);
         assert_eq!(pulled(&house, &layer).await, Verdict::Miss, "{call:?}");
-        house.quiet().await;
+        house.rest().await;
         assert_eq!(pulled(&house, &layer).await, Verdict::Hit, "{call:?}");
         assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1, "{call:?}");
         assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0);
@@ -222,7 +222,7 @@ async fn other_failures_of_the_disk_refuse_nobody_either() {
         assert!(house.files().is_empty(), "{call:?} {errno:?}: nothing is kept");
         house.disk.heal();
         assert_eq!(pulled(&house, &layer).await, Verdict::Miss, "{call:?} {errno:?}");
-        house.quiet().await;
+        house.rest().await;
         assert_eq!(pulled(&house, &layer).await, Verdict::Hit, "{call:?} {errno:?}");
     }
 }
@@ -234,7 +234,7 @@ async fn short_writes_and_signals_are_not_noticed() {
     house.disk.fail_times(5, Call::Write, Errno::INTR);
     house.disk.short_writes(1_000);
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
 }
 
@@ -245,7 +245,7 @@ async fn want_of_descriptors_damages_nothing() {
     let registry = Registry::open().await;
     let (house, layer) = cold(&registry, SIZE).await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
         house.disk.fail(Call::Open, errno);
         let error = house.blob("a/b", &layer.digest, "").await.unwrap_err();

@@ -75,6 +75,7 @@ impl House {
     /// An orderly stop and a new start.
     pub async fn restart(self) -> Self {
         self.engine.shutdown().await;
+        assert_eq!(self.metric("binaryrepo_invariant_violations_total"), 0);
         let Self { dir, settings, engine, disk, ledger, .. } = self;
         drop((engine, ledger));
         Self::open(dir, settings, disk).await
@@ -131,8 +132,8 @@ impl House {
         Ok(drain(self.blob(image, digest, "").await?.reader.unwrap()).await)
     }
 
-    /// Waits until nothing is under way.
-    pub async fn quiet(&self) {
+    /// Waits until nothing is under way: the last byte goes out before a blob lies in its place.
+    pub async fn rest(&self) {
         for _ in 0..500 {
             let counts = self.engine.status().await.counts;
             if counts.flights + counts.queued + counts.waiters == 0 && counts.evicting_bytes == 0 {
@@ -140,7 +141,7 @@ impl House {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("not quiet within ten seconds: {:?}", self.engine.status().await.counts);
+        panic!("not at rest within ten seconds: {:?}", self.engine.status().await.counts);
     }
 
     /// How many drafts lie in the data directory.

@@ -26,7 +26,7 @@ async fn pulls_go_on_while_nothing_can_be_noted() {
         let house = House::new(&registry).await;
         house.manifest("a/b", "known", Want::Body).await.unwrap();
         assert_eq!(pulled(&house, &known.layers[0]).await, Verdict::Miss);
-        house.quiet().await;
+        house.rest().await;
         house.ledger.is(mood);
 
         assert_eq!(house.manifest("a/b", "known", Want::Body).await.unwrap().verdict, Verdict::Hit);
@@ -36,10 +36,10 @@ async fn pulls_go_on_while_nothing_can_be_noted() {
             assert_eq!(manifest.bytes, new.manifest.bytes);
             for layer in known.layers.iter().chain(new.blobs()) {
                 pulled(&house, layer).await;
-                house.quiet().await;
+                house.rest().await;
             }
         }
-        house.quiet().await;
+        house.rest().await;
         let status = house.engine.status().await;
         // That it takes no writes just now is no reason to send pulls elsewhere.
         assert_eq!(status.ready, mood == Mood::Dead, "{:?}", status.checks);
@@ -50,7 +50,7 @@ async fn pulls_go_on_while_nothing_can_be_noted() {
             for layer in new.blobs() {
                 pulled(&house, layer).await;
             }
-            house.quiet().await;
+            house.rest().await;
         }
         for layer in new.blobs() {
             assert_eq!(pulled(&house, layer).await, Verdict::Hit, "{mood:?}");

@@ -37,7 +37,7 @@ async fn a_panic_in_a_fill_frees_its_key() {
     house.ledger.is(Mood::Panics);
     let got = drain(answer.reader.unwrap()).await.broken();
     assert_eq!(got, layer.bytes[..got.len()]);
-    house.quiet().await;
+    house.rest().await;
     house.eventually("its draft is gone", |house| house.drafts() == 0).await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
@@ -49,11 +49,11 @@ async fn a_panic_in_a_removal_frees_its_key() {
     let registry = Registry::open().await;
     let (house, layer) = cold(&registry, 200_000).await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
-    house.quiet().await;
+    house.rest().await;
     std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
     house.ledger.is(Mood::Panics);
     pulled(&house, &layer).await;
-    house.quiet().await;
+    house.rest().await;
     assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
 }
 

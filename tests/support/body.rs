@@ -11,6 +11,9 @@ use hyper::body::{Body, Frame};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
+/// How much lost time a line makes good.
+const CATCH_UP: Duration = Duration::from_millis(20);
+
 /// A line of so many bytes a second, first come first served.
 #[derive(Debug)]
 pub struct Line {
@@ -32,7 +35,9 @@ impl Line {
     async fn carry(&self, bytes: usize) {
         let mut free_at = self.free_at.lock().await;
         let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        *free_at = Instant::now().max(*free_at) + takes;
+        // A timer that rings late must not make the line slower than it says.
+        let idle_since = Instant::now().checked_sub(CATCH_UP).unwrap_or(*free_at);
+        *free_at = idle_since.max(*free_at) + takes;
         let through = *free_at;
         drop(free_at);
         tokio::time::sleep_until(through).await;

@@ -3,10 +3,12 @@
 #![allow(clippy::disallowed_methods, reason = "a test's upstream is a process of its own, in effect")]
 
 pub mod body;
+pub mod demonstration;
 pub mod effects;
 pub mod fault;
 pub mod image;
 pub mod proxy;
+pub mod server;
 pub mod shelf;
 pub mod tls;
 pub mod upstream;

@@ -12,6 +12,8 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 pub struct Identity {
     pub acceptor: TlsAcceptor,
     pub ca_pem: String,
+    pub cert_pem: String,
+    pub key_pem: String,
 }
 
 impl Identity {
@@ -33,6 +35,11 @@ impl Identity {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
-        Self { acceptor: TlsAcceptor::from(Arc::new(config)), ca_pem: authority.pem() }
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            ca_pem: authority.pem(),
+            cert_pem: server.pem(),
+            key_pem: key.serialize_pem(),
+        }
     }
 }

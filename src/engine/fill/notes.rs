@@ -8,8 +8,7 @@ use crate::clock::Millis;
 use crate::engine::flight::Source;
 use crate::engine::shared::Shared;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DraftRow, DraftSource, Durability, LinkRow, MetaError, MetaExt as _,
-    RepositoryRow,
+    Batch, CopyRow, DraftRow, DraftSource, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow,
 };
 use crate::names::Digest;
 use crate::store::{Checkpoint, Draft, DraftId};
@@ -127,9 +126,6 @@ fn plan(shared: &Shared, digest: &Digest, source: &Source, size: u64) -> Result<
         Some(there) => batch.require_equal(digest, &there).put(digest, &fresh),
         None => batch.require_absent::<CopyRow>(digest).put(digest, &fresh),
     };
-    if shared.meta.get::<ContentRow>(digest)?.is_none() {
-        batch.require_absent::<ContentRow>(digest).put(digest, &ContentRow { size, pushed: false });
-    }
     // A repository that was removed meanwhile gets no link: nobody would ever remove it.
     if shared.repositories.by_id(source.repository).is_some() {
         let key = (source.repository, source.image.clone(), *digest);

@@ -125,8 +125,10 @@ async fn a_panic_is_an_answer_of_500_and_no_more() {
 #[tokio::test]
 async fn heads_that_are_out_of_order_never_reach_a_handler() {
     let envelope = envelope();
+    let large = "a".repeat(33 << 10);
     let cases = [
         ("GET", vec![], 400),
+        ("GET", vec![HOST, ("x-large", &large)], 431),
         ("GET", vec![("host", "a@b")], 400),
         ("TRACE", vec![HOST], 405),
         ("CONNECT", vec![HOST], 405),

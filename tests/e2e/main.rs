@@ -1,0 +1,115 @@
+//! Owns the order of an end-to-end run: which scenarios, one after the other, and the verdict.
+//! Must not know: how any of them works.
+//!
+//! Real clients pull through the built binary and a real nginx from a real registry, all on this machine:
+//!
+//!     cargo test --test e2e                     everything
+//!     cargo test --test e2e -- docker tags      the scenarios with one of these words in their names
+//!     cargo test --test e2e -- --list           their names
+//!
+//! BINARYREPO_E2E_BINARY names another binary to test than the one that cargo has just built.
+#![expect(clippy::disallowed_methods, reason = "a harness has files, a clock and tasks of its own")]
+
+mod clients;
+mod daemons;
+mod front;
+mod images;
+mod line;
+mod log;
+mod process;
+mod sandbox;
+mod scenarios;
+mod server;
+mod trouble;
+mod upstream;
+mod wire;
+mod world;
+
+use sandbox::Stage;
+use scenarios::Scenario;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use trouble::{Outcome, ensure};
+use world::World;
+
+fn main() -> ExitCode {
+    match staged() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("e2e: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn staged() -> Outcome<ExitCode> {
+    let chosen = choose(std::env::args().skip(1))?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    match sandbox::stage() {
+        _ if chosen.is_empty() => Ok(ExitCode::SUCCESS),
+        Stage::Init => sandbox::be_init(),
+        Stage::Inside(dir) => inside(&dir, source, &chosen),
+        Stage::Outside => {
+            sandbox::install_packages()?;
+            for prepare in chosen.iter().filter_map(|scenario| scenario.prepare) {
+                prepare(source)?;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(sandbox::enter(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e")))
+        }
+    }
+}
+
+/// The scenarios that the arguments name; none, if they were only to be listed.
+fn choose(arguments: impl Iterator<Item = String>) -> Outcome<Vec<Scenario>> {
+    let mut words = Vec::new();
+    for argument in arguments {
+        match argument.as_str() {
+            "--list" => {
+                scenarios::ALL
+                    .iter()
+                    .for_each(|scenario| println!("{:<18}{}", scenario.name, scenario.about));
+                return Ok(Vec::new());
+            }
+            "--nocapture" => {}
+            word => {
+                ensure!(!word.starts_with('-'), "{word} is unknown; wanted: [--list] [WORD]...");
+                words.push(argument);
+            }
+        }
+    }
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let chosen: Vec<Scenario> =
+        scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)).copied().collect();
+    ensure!(!chosen.is_empty(), "no scenario has {} in its name; --list shows them", words.join(" or "));
+    Ok(chosen)
+}
+
+fn inside(dir: &Path, source: &Path, chosen: &[Scenario]) -> Outcome<ExitCode> {
+    let begun = Instant::now();
+    sandbox::furnish(dir)?;
+    let mut world = World::new(dir, source)?;
+    let mut failed = Vec::new();
+    for (number, scenario) in chosen.iter().enumerate() {
+        println!("[{:>2}/{}] {}: {}", number + 1, chosen.len(), scenario.name, scenario.about);
+        let started = Instant::now();
+        let outcome = (scenario.run)(&mut world);
+        let took = started.elapsed();
+        match outcome {
+            Ok(()) => println!("      ok, {took:.1?}"),
+            Err(error) => {
+                println!("      FAILED, {took:.1?}: {error}\n{}", world.post_mortem());
+                failed.push(scenario.name);
+                world.calm()?;
+            }
+        }
+    }
+    drop(world);
+    println!("\ne2e: {:.0?} in all", begun.elapsed());
+    if !failed.is_empty() {
+        println!("failed: {}", failed.join(", "));
+    }
+    println!("{} passed, {} failed", chosen.len() - failed.len(), failed.len());
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

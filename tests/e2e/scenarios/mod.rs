@@ -1,0 +1,77 @@
+//! Owns the list of scenarios. Must not know: what they use.
+
+mod api;
+mod broken;
+mod compose;
+mod environment;
+mod herd;
+mod pull;
+mod weather;
+
+use crate::trouble::Outcome;
+use crate::world::World;
+use std::path::Path;
+
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Work that needs the network, which the scenarios themselves do not have.
+    pub prepare: Option<fn(source: &Path) -> Outcome>,
+    pub run: fn(&mut World) -> Outcome,
+}
+
+const fn scenario(name: &'static str, about: &'static str, run: fn(&mut World) -> Outcome) -> Scenario {
+    Scenario { name, about, prepare: None, run }
+}
+
+pub const ALL: &[Scenario] = &[
+    scenario("env-docker", "dockerd runs, builds and composes with its bridge", environment::docker),
+    scenario("env-clients", "every client pulls straight from the upstream", environment::clients),
+    scenario("api", "the management API, by curl, through api.binaryrepo.local", api::curl),
+    scenario("pull-docker", "docker pull through nginx with TLS", pull::docker),
+    scenario("pull-podman", "podman pull through nginx with TLS", pull::podman),
+    scenario("pull-skopeo", "skopeo copy through nginx with TLS", pull::skopeo),
+    scenario("pull-ctr", "ctr images pull through nginx with TLS", pull::ctr),
+    scenario(
+        "pull-direct",
+        "docker pull localhost:8081/docker-remote/..., no proxy, no certificate",
+        pull::direct,
+    ),
+    scenario(
+        "pull-own-name",
+        "docker-remote.example.com, mapped by nginx to /repo/docker-remote",
+        pull::own_name,
+    ),
+    scenario("pull-large", "layers from 1 KB to 200 MB", pull::large),
+    scenario("pull-index", "of a multi-arch index only what is asked", pull::index),
+    scenario("pull-cdn", "blobs that the upstream keeps on another host", pull::cdn),
+    scenario("pull-private", "images that want the upstream's user and password", pull::private),
+    scenario("mirror-docker", "dockerd with registry-mirrors", pull::mirror_docker),
+    scenario("mirror-podman", "podman with a mirror in registries.conf", pull::mirror_podman),
+    scenario("mirror-ctr", "ctr with a hosts.toml mirror", pull::mirror_ctr),
+    scenario("herd-raw", "50 cold pulls at once on a slow line", herd::raw),
+    scenario("herd-mixed", "docker, podman, skopeo and ctr at once on the same cold image", herd::mixed),
+    scenario("broken-upstream", "the upstream breaks off, and no client notices", broken::upstream),
+    scenario("broken-client", "a client goes away in the middle, the next joins", broken::client),
+    scenario(
+        "broken-server",
+        "the server is killed while it fetches, and goes on where it was",
+        broken::server,
+    ),
+    scenario("push-refused", "a push to a remote is refused with a sentence", weather::push_refused),
+    scenario("tags", "tags move, and are stale while the upstream fails", weather::tags),
+    scenario(
+        "upstream-stopped",
+        "warm pulls by every client while the upstream is stopped",
+        weather::stopped,
+    ),
+    scenario("restart", "stopped by SIGTERM and started again, everything is warm", weather::restart),
+    scenario("check-pull", "make check-remote-pull shows both times and the storage", compose::check_pull),
+    Scenario {
+        name: "compose",
+        about: "docker-compose build and up, and a pull through what it started",
+        prepare: Some(compose::prepare),
+        run: compose::run_stack,
+    },
+];

@@ -1,0 +1,24 @@
+//! The server as a whole through what the outside sees of it: requests, commands, signals, log lines, metrics.
+//! In front of a scripted upstream, on loopback, on ports that the system chose.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests look at files, and their clients are tasks of their own"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod addressing;
+mod bad_input;
+mod client;
+mod commands;
+mod credentials;
+mod house;
+mod lifecycle;
+mod listings;
+mod management;
+mod process;
+mod rules;
+mod trouble;
+mod verdicts;
+mod who_manages;
