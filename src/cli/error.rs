@@ -60,6 +60,10 @@ impl CliError {
         self
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Tells the person, and gives the code for the script.
     pub fn report(&self) -> ExitCode {
         let mut text = format!("error: {}\n", self.message);
@@ -105,6 +109,7 @@ impl From<StartError> for CliError {
                     _ => error,
                 }
             }
+            StartError::Config(error) => error.into(),
             StartError::Failed(_) => Self::failed(text),
         }
     }

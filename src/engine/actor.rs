@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::fill::{self, FillGuard, FillLine};
+use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
+use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
 use super::sweep::Eviction;
 use super::sweeps::{SweepGuard, Sweeps};
-use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
+use crate::cache::{
+    Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
+};
 use crate::clock::Millis;
 use crate::names::Digest;
 use crate::telemetry::CacheGauges;
@@ -79,6 +81,13 @@ enum Request {
 #[derive(Debug)]
 pub(super) enum Report {
     Leave(WaiterId),
+    /// Here and not among the requests, so that it never overtakes the end of a claim.
+    Claim {
+        claim: ClaimId,
+        digest: Digest,
+        granted: oneshot::Sender<()>,
+    },
+    Unclaim(ClaimId),
     /// The head of a fill; `admit` fires when there is room.
     Head {
         flight: FlightId,
@@ -115,6 +124,7 @@ pub(super) struct Coordination {
     requests: mpsc::Sender<Request>,
     reports: mpsc::Sender<Report>,
     waiters: Arc<AtomicU64>,
+    claims: Arc<AtomicU64>,
 }
 
 /// The actor is full; the caller should try again soon.
@@ -129,6 +139,7 @@ impl Coordination {
         let shell = Shell {
             coordinator: coordinator(),
             waiters: HashMap::new(),
+            claims: HashMap::new(),
             flights: HashMap::new(),
             sweeps: Sweeps::default(),
             check_at: shared.clock.now(),
@@ -136,7 +147,7 @@ impl Coordination {
             reports: reports.clone(),
         };
         shared.tasks.spawn_last(shell.run(request_inbox, report_inbox));
-        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)) }
+        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)), claims: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
@@ -148,10 +159,21 @@ impl Coordination {
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request::Join { waiter, join, reply }).map_err(|_| Full)?;
-        let mut guard = JoinGuard { waiter, permit: Some(permit) };
+        let guard = JoinGuard::new(waiter, permit);
         let joined = answer.await;
-        guard.permit = None;
+        guard.answered();
         joined.map_err(|_| Full)
+    }
+
+    /// Waits until a digest is not being removed, and keeps it from being chosen until the claim is dropped.
+    pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
+        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
+        let claim = Claim::new(id, permit);
+        let (granted, grant) = oneshot::channel();
+        self.reports.send(Report::Claim { claim: id, digest, granted }).await.map_err(|_| Full)?;
+        grant.await.map_err(|_| Full)?;
+        Ok(claim)
     }
 
     /// Tells the state machine something that may be lost without harm.
@@ -177,20 +199,6 @@ impl Coordination {
             return Counts::default();
         }
         answer.await.unwrap_or_default()
-    }
-}
-
-/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
-struct JoinGuard {
-    waiter: WaiterId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl Drop for JoinGuard {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(Report::Leave(self.waiter));
-        }
     }
 }
 
@@ -227,6 +235,8 @@ struct Flight {
 struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
+    /// Those that wait to be granted.
+    claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
     sweeps: Sweeps,
     check_at: Millis,
@@ -308,6 +318,14 @@ impl Shell {
                 self.waiters.remove(&waiter);
                 self.step(Event::Leave { waiter });
             }
+            Report::Claim { claim, digest, granted } => {
+                self.claims.insert(claim, granted);
+                self.step(Event::Claim { claim, key: FlightKey::Content(digest) });
+            }
+            Report::Unclaim(claim) => {
+                self.claims.remove(&claim);
+                self.step(Event::Unclaim { claim });
+            }
             Report::Head { flight, size, tail, admit } => {
                 if let Some(known) = self.flights.get_mut(&flight) {
                     known.tail = Some(tail);
@@ -369,7 +387,12 @@ impl Shell {
             }
             Action::Attach { waiter, flight } => self.attach(waiter, flight),
             Action::Ready { waiter, flight } => self.ready(waiter, flight),
-            Action::Claimed { .. } => {}
+            Action::Claimed { claim } => {
+                if let Some(granted) = self.claims.remove(&claim) {
+                    // Gone already: its end is under way.
+                    let _ = granted.send(());
+                }
+            }
             Action::Refuse { waiter, why } => {
                 if let Some(waiter) = self.waiters.remove(&waiter) {
                     // Gone already: its Leave is under way.

@@ -21,13 +21,13 @@ use crate::store::{Blob, End, Trouble};
 const TRIES: usize = 4;
 
 /// What the metadata and the store say of a digest within one image.
-struct Seen {
+pub(super) struct Seen {
     /// The size, if this image may show it.
-    linked: Option<u64>,
-    copy: Copy,
+    pub linked: Option<u64>,
+    pub copy: Copy,
 }
 
-enum Copy {
+pub(super) enum Copy {
     Absent,
     Here(Blob),
     /// It lay here through an unclean stop: hash it first.
@@ -67,8 +67,8 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        if scope.repository.remote().is_none() {
-            return Err(EngineError::new(ErrorKind::BlobUnknown, "blob unknown").with_verdict(Verdict::Local));
+        if scope.repository.local().is_some() {
+            return self.local_blob(scope, digest, want).await;
         }
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
@@ -115,7 +115,12 @@ impl Engine {
     }
 
     /// `proven` is as good as a link, should the metadata not have taken that.
-    async fn see(&self, scope: &Scope, digest: &Digest, proven: Option<u64>) -> Result<Seen, EngineError> {
+    pub(super) async fn see(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        proven: Option<u64>,
+    ) -> Result<Seen, EngineError> {
         let Source { repository, image } = source(scope);
         let digest = *digest;
         self.shared
@@ -154,7 +159,7 @@ impl Engine {
     }
 
     /// One hash for all who ask meanwhile. `false`: the file was bad, and has been set aside.
-    async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<bool, EngineError> {
+    pub(super) async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<bool, EngineError> {
         match self.fly(scope, Task::Verify(*digest), None).await? {
             Joined::Document { outcome: Outcome::Verified(whole), .. } => Ok(whole),
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
@@ -254,7 +259,7 @@ impl Engine {
     }
 
     /// `None`: its file cannot be read, and has been set aside.
-    async fn whole(
+    pub(super) async fn whole(
         &self,
         digest: &Digest,
         blob: Blob,
@@ -303,7 +308,7 @@ fn look(shared: &Shared, digest: &Digest) -> Result<Copy, EngineError> {
     }
 }
 
-fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
+pub(super) fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
     let size = answer.bytes.len() as u64;
     if want.want == Want::Head {
         return head(&answer.digest, size, want, Verdict::Hit);
@@ -322,7 +327,12 @@ fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-fn head(digest: &Digest, size: u64, want: BlobWant, verdict: Verdict) -> Result<BlobAnswer, EngineError> {
+pub(super) fn head(
+    digest: &Digest,
+    size: u64,
+    want: BlobWant,
+    verdict: Verdict,
+) -> Result<BlobAnswer, EngineError> {
     let range = resolve(want.range, size)?;
     Ok(BlobAnswer { digest: *digest, size, range, reader: None, verdict })
 }

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::drafts::Leftover;
 use super::flight::FlightKey;
 use super::model::EngineError;
 use super::shared::Shared;
 use super::sweep;
+use super::uploads;
 use crate::cache::Event;
 use crate::clock::UnixMillis;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
+use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
@@ -49,6 +51,7 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
+    let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
     let oldest = oldest_draft(shared);
     let (mut remove, mut rows) = (Vec::new(), Vec::new());
     shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
@@ -61,6 +64,7 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
             let leftover = Leftover { id, checkpoints: checkpoints.collect(), noted };
             remove.extend(shared.drafts.leave(digest, leftover).map(|other| (other.id, true)));
         }
+        _ if uploads.contains(&id) => {}
         row => remove.push((id, row.is_some())),
     })?;
     rows.extend(known.into_keys());
@@ -187,14 +191,7 @@ async fn note(
 }
 
 async fn count_documents(shared: &Arc<Shared>) {
-    let counted = shared
-        .read(|shared| {
-            sweep::each::<DocumentRow>(shared, |_, row| {
-                shared.sizes.document_added(row.bytes.len() as u64);
-            })
-        })
-        .await;
-    if let Err(error) = counted {
+    if let Err(error) = shared.read(documents::count).await {
         tracing::warn!(%error, "the documents cannot be counted");
     }
 }

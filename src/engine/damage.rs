@@ -1,8 +1,9 @@
 //! Owns what happens to a cached copy that is not what it should be: set aside, its row dropped, the cache told, so
-//! that the next request fetches it again. And the look at suspects, before their first byte goes out.
+//! that the next request fetches it again.
 //! Must not know: who wanted to read it, HTTP.
 
 use std::io;
+use std::sync::Arc;
 
 use super::Engine;
 use super::flight::FlightKey;
@@ -27,22 +28,14 @@ impl Engine {
             return;
         }
         self.shared.metrics.disk_error();
-        tracing::error!(%digest, %error, "disk_error: a cached blob cannot be read: it is set aside");
-        let aside = self
-            .shared
-            .read(move |shared| {
-                let row = shared.meta.get::<CopyRow>(&digest)?;
-                set_aside(shared, &digest, &blob)?;
-                Ok(row)
-            })
-            .await;
-        match aside {
-            Ok(row) => {
-                if let Err(error) = drop_row(&self.shared, &digest, row).await {
-                    tracing::warn!(%digest, %error, "its row stays, until somebody asks for it");
-                }
-            }
-            Err(error) => tracing::error!(%digest, %error, "and cannot be set aside"),
+        tracing::error!(%digest, %error, "disk_error: a blob cannot be read: it is set aside");
+        let row = self.shared.read(move |shared| Ok(shared.meta.get::<CopyRow>(&digest)?)).await;
+        let away = match row {
+            Ok(row) => put_away(&self.shared, digest, row, Some(blob)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = away {
+            tracing::error!(%digest, %error, "a damaged blob cannot be set aside");
         }
         self.lost(&digest).await;
     }
@@ -54,76 +47,26 @@ impl Engine {
     }
 }
 
-/// Only this file: what was published in its place since is not damaged.
-fn set_aside(shared: &Shared, digest: &Digest, blob: &Blob) -> Result<(), EngineError> {
-    shared.store.quarantine(digest, Some(blob))?;
-    Ok(())
-}
-
-/// A pushed copy's row stays: it says that there should be bytes.
-async fn drop_row(shared: &Shared, digest: &Digest, row: Option<CopyRow>) -> Result<(), MetaError> {
-    let Some(row) = row.filter(|row| !row.durable) else { return Ok(()) };
-    let mut batch = Batch::new(Durability::Relaxed);
-    batch.require_equal(digest, &row).delete::<CopyRow>(digest);
-    match shared.meta.apply(batch).await {
-        // Somebody noted a newer copy.
-        Err(MetaError::Conflict(_)) => Ok(()),
-        applied => applied,
-    }
-}
-
-/// What hashing a suspect showed.
-enum Found {
-    Whole(CopyRow),
-    Damaged(CopyRow),
-    /// Evicted, or noted anew by somebody: the next look tells.
-    Changed,
-}
-
-/// Hashes a file that lay here through an unclean stop. Answers whether it may be served.
-pub(super) async fn verify(shared: &std::sync::Arc<Shared>, digest: Digest) -> Result<bool, EngineError> {
-    let found = shared.read(move |shared| examine(shared, &digest)).await?;
-    match found {
-        Found::Whole(row) => {
-            let mut batch = Batch::new(Durability::Relaxed);
-            let trusted = CopyRow { epoch: shared.epoch, ..row.clone() };
-            batch.require_equal(&digest, &row).put(&digest, &trusted);
-            match shared.meta.apply(batch).await {
-                Ok(()) | Err(MetaError::Conflict(_)) => Ok(true),
-                Err(error) => Err(error.into()),
-            }
-        }
-        Found::Damaged(row) => {
-            drop_row(shared, &digest, Some(row)).await?;
-            Ok(false)
-        }
-        Found::Changed => Ok(true),
-    }
-}
-
-fn examine(shared: &Shared, digest: &Digest) -> Result<Found, EngineError> {
-    let Some(row) = shared.meta.get::<CopyRow>(digest)? else { return Ok(Found::Changed) };
-    if row.durable || row.epoch >= shared.trusted_since {
-        return Ok(Found::Changed);
-    }
-    let blob = match shared.store.open(digest) {
-        Ok(Some(blob)) => blob,
-        Ok(None) => return Ok(Found::Damaged(row)),
-        Err(error) if Trouble::of(&error) == Trouble::Shortage => return Err(error.into()),
-        // No file of ours, or unreadable: the sweep, or the next copy, takes its place.
-        Err(error) => {
-            tracing::warn!(%digest, %error, "a cached blob cannot be opened");
-            return Ok(Found::Damaged(row));
-        }
-    };
-    let hashed = if blob.size() == row.size { blob.hash(digest.algorithm()).map(Some) } else { Ok(None) };
-    match hashed {
-        Ok(Some(hash)) if hash == *digest => Ok(Found::Whole(row)),
-        Err(error) if Trouble::of(&error) == Trouble::Shortage => Err(error.into()),
-        _ => {
-            tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: it is set aside");
-            set_aside(shared, digest, &blob)?;
-            Ok(Found::Damaged(row))
+/// Drops the row of a damaged copy and sets its file aside. A pushed copy's row stays: it says that there should be
+/// bytes. Answers whether somebody noted a newer copy meanwhile, which stays too.
+pub(super) async fn put_away(
+    shared: &Arc<Shared>,
+    digest: Digest,
+    row: Option<CopyRow>,
+    blob: Option<Blob>,
+) -> Result<bool, EngineError> {
+    let _turn = shared.turns.take(&digest).await;
+    if let Some(row) = row.filter(|row| !row.durable) {
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_equal(&digest, &row).delete::<CopyRow>(&digest);
+        match shared.meta.apply(batch).await {
+            Ok(()) => {}
+            Err(MetaError::Conflict(_)) => return Ok(true),
+            Err(error) => return Err(error.into()),
         }
     }
+    if let Some(blob) = blob {
+        shared.read(move |shared| Ok(shared.store.quarantine(&digest, Some(&blob))?)).await?;
+    }
+    Ok(false)
 }

@@ -37,9 +37,7 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let Some(remote) = scope.repository.remote() else {
-            return Err(
-                EngineError::new(ErrorKind::ManifestUnknown, "manifest unknown").with_verdict(Verdict::Local)
-            );
+            return self.local_manifest(scope, reference).await;
         };
         match reference {
             Reference::Tag(tag) => self.manifest_by_tag(scope, remote, tag, want).await,
@@ -302,7 +300,13 @@ impl Engine {
         answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
     }
 
-    fn remember(&self, key: AnswerKey, manifest: &Manifest, fresh: Option<Fresh>, noted: Generation) {
+    pub(super) fn remember(
+        &self,
+        key: AnswerKey,
+        manifest: &Manifest,
+        fresh: Option<Fresh>,
+        noted: Generation,
+    ) {
         if manifest.bytes.is_empty() {
             return;
         }
@@ -356,12 +360,12 @@ pub(super) fn source(scope: &Scope) -> Source {
     Source { repository: scope.repository.id, image: scope.image.clone() }
 }
 
-fn answer_key(scope: &Scope, reference: Reference) -> AnswerKey {
+pub(super) fn answer_key(scope: &Scope, reference: Reference) -> AnswerKey {
     let Source { repository, image } = source(scope);
     AnswerKey { repository, image, of: Of::Manifest(reference) }
 }
 
-fn from_memory(answer: &Answer) -> Manifest {
+pub(super) fn from_memory(answer: &Answer) -> Manifest {
     let fallback = || MediaType::parse(MediaType::OCI_MANIFEST).expect("a constant media type");
     Manifest {
         digest: answer.digest,

@@ -2,6 +2,7 @@
 //! tasks live.
 //! Must not know: HTTP, status codes, OCI error codes.
 
+mod accounts;
 mod actor;
 mod answers;
 mod attempts;
@@ -9,16 +10,23 @@ mod blobs;
 mod boot;
 mod bypass;
 mod damage;
+mod discovery;
+mod documents;
 mod drafts;
 mod errors;
 mod fill;
 mod flight;
+mod guards;
 mod inventory;
 mod listings;
+mod local;
 mod manifests;
 mod model;
 mod pointer;
+mod publish;
+mod push;
 mod reader;
+mod removal;
 mod repositories;
 mod repository;
 mod resolutions;
@@ -28,16 +36,27 @@ mod shared;
 mod sweep;
 mod sweeps;
 mod touched;
+mod turns;
+mod upload;
+mod uploads;
+mod verify;
 
 pub use crate::upstream::Timeouts;
+pub use accounts::{
+    Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
+    NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
+};
+pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
 };
+pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
 pub use repositories::Repositories;
-pub use repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
+pub use upload::Upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -108,8 +127,18 @@ impl Engine {
         let Ground { store, meta, opened } = ground;
         let trusted_since = trust(&meta, &opened).await?;
         let repositories = Repositories::load(&meta, &clock, settings.timeouts)?;
-        let parts =
-            Parts { clock, store, meta, metrics, repositories, settings, epoch: opened.epoch, trusted_since };
+        let accounts = Accounts::load(&meta, &clock).await?;
+        let parts = Parts {
+            clock,
+            store,
+            meta,
+            metrics,
+            repositories,
+            accounts,
+            settings,
+            epoch: opened.epoch,
+            trusted_since,
+        };
         let shared = Arc::new(Shared::new(parts));
         boot::take_stock_of_drafts(&shared).await;
         let coordination = Coordination::start(&shared);
@@ -132,6 +161,30 @@ impl Engine {
         &self.shared.repositories
     }
 
+    /// Who may log in, and what was granted to whom.
+    pub fn accounts(&self) -> &Accounts {
+        &self.shared.accounts
+    }
+
+    /// Changes a repository. What was granted in it stays granted, also where it is pointed elsewhere.
+    pub async fn update_repository(
+        &self,
+        name: &RepositoryName,
+        spec: RepositorySpec,
+    ) -> Result<Arc<Repository>, EngineError> {
+        let (changed, old) = self.repositories().update(name, spec).await?;
+        if changed.id != old {
+            self.accounts().renumber(old, Some(changed.id)).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Removes a repository, and what was granted in it.
+    pub async fn delete_repository(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+        let old = self.repositories().delete(name, purge).await?;
+        self.accounts().renumber(old, None).await
+    }
+
     /// Whether requests can be answered, and what the gauges show.
     pub async fn status(&self) -> Status {
         let counts = self.coordination.counts().await;
@@ -142,12 +195,15 @@ impl Engine {
             ok: failed.is_none(),
             detail: failed.unwrap_or_else(|| "ok".to_owned()),
         };
-        let lost = !self.coordination.is_running() && !self.shared.tasks.is_stopping();
+        let ended = match (self.shared.tasks.is_stopping(), self.coordination.is_running()) {
+            (true, _) => Some("the server is stopping"),
+            (false, false) => Some("the cache's task has ended: restart the server"),
+            (false, true) => None,
+        };
         let checks = vec![
             check("metadata", meta.err()),
             check("storage", space.as_ref().err().map(|error| error.message.clone())),
-            check("running", self.shared.tasks.is_stopping().then(|| "the server is stopping".to_owned())),
-            check("cache", lost.then(|| "the cache's task has ended: restart the server".to_owned())),
+            check("running", ended.map(str::to_owned)),
         ];
         let (free_bytes, total_bytes) = space.map_or((0, 0), |space| (space.free, space.total));
         Status { ready: checks.iter().all(|check| check.ok), checks, counts, free_bytes, total_bytes }

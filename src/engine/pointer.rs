@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::answers::Of;
 use super::attempts::{self, Attempts, Verdict as Tried};
-use super::damage;
-use super::fill::FillGuard;
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
+use super::guards::FillGuard;
 use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
+use super::verify::verify;
 use crate::cache::Failure;
 use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow, TagRow};
 use crate::names::manifest;
@@ -80,7 +80,7 @@ impl Flight<'_> {
             Task::Resolve(tag) => self.resolve(tag).await,
             Task::Fetch(reference) => self.fetch(reference).await,
             Task::Prove(digest) => self.prove(digest).await,
-            Task::Verify(digest) => Ok(Outcome::Verified(damage::verify(&self.shared, *digest).await?)),
+            Task::Verify(digest) => Ok(Outcome::Verified(verify(&self.shared, digest).await?)),
             Task::Tags { query } => self.tags(query).await,
             Task::Referrers { digest, query } => self.referrers(digest, query).await,
         }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::model::{EngineError, ErrorKind};
-use super::repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 use crate::clock::{Clock, UnixMillis};
 use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
@@ -102,12 +102,12 @@ impl Repositories {
     }
 
     /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
-    /// loses its stored password unless the change brings one.
-    pub async fn update(
+    /// loses its stored password unless the change brings one. Also answers with the number that it had.
+    pub(super) async fn update(
         &self,
         name: &RepositoryName,
         spec: RepositorySpec,
-    ) -> Result<Arc<Repository>, EngineError> {
+    ) -> Result<(Arc<Repository>, RepositoryId), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
@@ -123,14 +123,19 @@ impl Repositories {
             self.by_id.remove(&old.id);
             self.retire(old.id);
         }
-        Ok(self.enter(repository))
+        Ok((self.enter(repository), old.id))
     }
 
-    /// Removes the repository; its content is unreachable at once and goes in the background.
-    pub async fn delete(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+    /// Removes the repository; its content is unreachable at once and goes in the background. Answers with the
+    /// number that it had.
+    pub(super) async fn delete(
+        &self,
+        name: &RepositoryName,
+        purge: bool,
+    ) -> Result<RepositoryId, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
-        if matches!(old.kind, RepositoryKind::Local) && !purge && self.has_content(&old)? {
+        if old.local().is_some() && !purge && self.has_content(&old)? {
             let message = format!("{name} holds images; delete it with purge=true to delete them with it");
             return Err(EngineError::new(ErrorKind::Conflict, message));
         }
@@ -140,7 +145,7 @@ impl Repositories {
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
         self.retire(old.id);
-        Ok(())
+        Ok(old.id)
     }
 
     /// The numbers whose content is to be removed; the caller does it.
@@ -198,7 +203,7 @@ impl Repositories {
         created: UnixMillis,
     ) -> Result<Repository, EngineError> {
         let kind = match spec {
-            RepositorySpec::Local => RepositoryKind::Local,
+            RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
             RepositorySpec::Remote(spec) => {
                 let mut origins = vec![self.origin(&spec, &spec.remote_url, true)?];
                 for mirror in &spec.mirrors {
@@ -278,7 +283,7 @@ fn unknown(name: &RepositoryName) -> EngineError {
 /// What the change amounts to, and whether it points the remote elsewhere.
 fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, bool), EngineError> {
     match (&old.kind, spec) {
-        (RepositoryKind::Local, RepositorySpec::Local) => Ok((RepositorySpec::Local, false)),
+        (RepositoryKind::Local(_), RepositorySpec::Local(spec)) => Ok((RepositorySpec::Local(spec), false)),
         (RepositoryKind::Remote(remote), RepositorySpec::Remote(mut spec)) => {
             let moved = remote.spec.remote_url != spec.remote_url;
             let same_user = spec.username == remote.spec.username;
@@ -325,10 +330,14 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
         created_ms,
         retired,
     };
-    let Some(Remote { spec, .. }) = repository.remote() else { return empty };
+    let spec = match &repository.kind {
+        RepositoryKind::Local(spec) => return RepositoryRow { anonymous_pull: spec.anonymous_pull, ..empty },
+        RepositoryKind::Remote(remote) => &remote.spec,
+    };
     RepositoryRow {
         repo_type: RepositoryType::Remote,
         remote_url: Some(spec.remote_url.to_string()),
@@ -352,7 +361,8 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        return Ok(RepositorySpec::Local);
+        let spec = LocalSpec { anonymous_pull: row.anonymous_pull, immutable_tags: row.immutable_tags };
+        return Ok(RepositorySpec::Local(spec));
     }
     let name = row.name;
     let url = |text: &str| {

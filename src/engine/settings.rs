@@ -22,6 +22,8 @@ pub struct Settings {
     pub min_free: Option<u64>,
     /// Bytes of manifests of remotes; the least recently used go first.
     pub document_cap: u64,
+    /// How long an upload that nobody goes on with is kept.
+    pub upload_life: Duration,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
     /// How long the silence of an upstream is borne.
@@ -34,6 +36,7 @@ impl Default for Settings {
             max_size: MaxSize::Percent(80),
             min_free: None,
             document_cap: 1 << 30,
+            upload_life: Duration::from_secs(24 * 3600),
             stop_grace: Duration::from_secs(10),
             timeouts: Timeouts::default(),
         }

@@ -9,15 +9,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use super::accounts::Accounts;
 use super::answers::Answers;
+use super::documents::Sizes;
 use super::drafts::Drafts;
 use super::model::{EngineError, ErrorKind};
 use super::repositories::Repositories;
 use super::resolutions::Resolutions;
 use super::room::Room;
 use super::settings::Settings;
-use super::sweep::Sizes;
 use super::touched::Touched;
+use super::turns::Turns;
+use super::uploads::Uploads;
 use crate::clock::Clock;
 use crate::meta::{Meta, MetaError};
 use crate::store::{DraftId, Store, Trouble};
@@ -32,10 +35,15 @@ pub(super) struct Shared {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub answers: Answers,
     pub drafts: Drafts,
     pub resolutions: Resolutions,
     pub touched: Touched,
+    pub turns: Turns,
+    pub uploads: Uploads,
+    /// Bytes that clients have announced and not sent yet.
+    pub promised: Arc<AtomicU64>,
     pub sizes: Sizes,
     pub settings: Settings,
     pub tasks: Tasks,
@@ -46,6 +54,7 @@ pub(super) struct Shared {
     /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
     pub trusted_since: u64,
     draft_numbers: AtomicU64,
+    stamps: AtomicU64,
 }
 
 /// What `Shared` is made of besides the parts it makes itself.
@@ -55,6 +64,7 @@ pub(super) struct Parts {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub settings: Settings,
     pub epoch: u64,
     pub trusted_since: u64,
@@ -67,17 +77,22 @@ impl Shared {
             drafts: Drafts::default(),
             resolutions: Resolutions::new(),
             touched: Touched::default(),
+            turns: Turns::new(),
+            uploads: Uploads::default(),
+            promised: Arc::default(),
             sizes: Sizes::default(),
             tasks: Tasks::default(),
             room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
             // Never a number of an earlier run: its drafts may still lie here.
             draft_numbers: AtomicU64::new(parts.epoch << 32),
+            stamps: AtomicU64::new(0),
             clock: parts.clock,
             store: parts.store,
             meta: parts.meta,
             metrics: parts.metrics,
             repositories: parts.repositories,
+            accounts: parts.accounts,
             settings: parts.settings,
             epoch: parts.epoch,
             trusted_since: parts.trusted_since,
@@ -96,6 +111,14 @@ impl Shared {
             tracing::error!(%panic, "a read of the metadata panicked");
             Err(EngineError::new(ErrorKind::Internal, "the metadata could not be read"))
         })
+    }
+
+    /// Now, in microseconds since 1970, and never the same twice.
+    pub fn stamp(&self) -> u64 {
+        let now = self.clock.wall().0.saturating_mul(1_000);
+        let next = |last: u64| Some(now.max(last + 1));
+        let before = self.stamps.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.map_or(now, |before| now.max(before + 1))
     }
 
     pub fn next_draft(&self) -> DraftId {

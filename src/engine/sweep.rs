@@ -1,18 +1,20 @@
-//! Owns removing: evicted copies, documents above their cap, what retired repositories left; and the regular
-//! notes of space and last uses.
+//! Owns removing: evicted copies, what retired repositories left; and the regular notes of space and last uses.
 //! Must not know: why the cache chose a victim.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
+use super::uploads;
 use crate::cache::Event;
+use crate::clock::UnixMillis;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow,
-    TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _,
+    ReferrerRow, RepositoryRow, TagRow,
 };
 use crate::names::{Digest, RepositoryId};
 
@@ -20,31 +22,10 @@ use crate::names::{Digest, RepositoryId};
 pub(super) const ROWS: usize = 1_000;
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
+/// The order of eviction is no truth to fight for.
 const NOTE_TRIES: usize = 3;
 /// How long a round of making room waits for what must go.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Documents go down to this share of their cap at once.
-const LOW_PERCENT: u64 = 90;
-
-/// Bytes that are counted here rather than in the coordinator.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    documents: AtomicU64,
-}
-
-impl Sizes {
-    pub fn document_added(&self, bytes: u64) {
-        self.documents.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn set(&self, bytes: u64) {
-        self.documents.store(bytes, Ordering::Relaxed);
-    }
-
-    fn documents(&self) -> u64 {
-        self.documents.load(Ordering::Relaxed)
-    }
-}
 
 /// What became of a copy that was to be removed.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +75,9 @@ pub(super) async fn space(shared: &Arc<Shared>, coordination: &Coordination) {
     let cached = counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes;
     match shared.read(|shared| Ok(shared.store.space()?)).await {
         Ok(space) => {
-            let limit = shared.settings.limit(cached, space.free, space.total);
+            // What uploads have announced will not stay free.
+            let free = space.free.saturating_sub(shared.promised.load(Ordering::Relaxed));
+            let limit = shared.settings.limit(cached, free, space.total);
             coordination.tell(Event::Space { limit }).await;
         }
         Err(error) => tracing::error!(%error, "the free space cannot be read"),
@@ -134,7 +117,8 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
             notes_due = shared.clock.now().after(NOTES_EVERY);
             note_uses(&shared, Durability::Durable).await;
             super::boot::drop_old_drafts(&shared).await;
-            if let Err(error) = cap_documents(&shared).await {
+            uploads::expire(&shared).await;
+            if let Err(error) = documents::cap(&shared).await {
                 tracing::warn!(%error, "the documents cannot be capped");
             }
         }
@@ -154,31 +138,11 @@ async fn settle(shared: &Shared, coordination: &Coordination) {
 
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
-    for used in shared.touched.take_blobs().chunks(ROWS) {
-        let used = used.to_vec();
-        note_some(shared, move |shared, batch| {
-            for (digest, at) in &used {
-                if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
-                    batch.require_equal(digest, &row);
-                    batch.put(digest, &CopyRow { last_used_ms: at.0, ..row });
-                }
-            }
-            Ok(())
-        })
-        .await;
+    for blobs in shared.touched.take_blobs().chunks(ROWS) {
+        note_some(shared, (blobs.to_vec(), Vec::new())).await;
     }
-    for used in shared.touched.take_documents().chunks(ROWS) {
-        let used = used.to_vec();
-        note_some(shared, move |shared, batch| {
-            for (digest, at) in &used {
-                if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
-                    batch.require_present::<DocumentRow>(digest);
-                    batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
-                }
-            }
-            Ok(())
-        })
-        .await;
+    for documents in shared.touched.take_documents().chunks(ROWS) {
+        note_some(shared, (Vec::new(), documents.to_vec())).await;
     }
     // Nothing in it: it carries the others to the disk.
     if let Err(error) = shared.meta.apply(Batch::new(durability)).await {
@@ -186,121 +150,40 @@ pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
     }
 }
 
-/// A row that changes meanwhile (evicted, fetched again) spoils the batch, so it is planned anew.
-async fn note_some<F>(shared: &Arc<Shared>, plan: F)
-where
-    F: Fn(&Shared, &mut Batch) -> Result<(), EngineError> + Clone + Send + 'static,
-{
+type Used = (Vec<(Digest, UnixMillis)>, Vec<(Digest, UnixMillis)>);
+
+/// One that was pushed or evicted since spoils them all: look again, never over what is newer.
+async fn note_some(shared: &Arc<Shared>, used: Used) {
+    let used = Arc::new(used);
     for _ in 0..NOTE_TRIES {
-        let plan = plan.clone();
-        let planned = shared.read(move |shared| {
-            let mut batch = Batch::new(Durability::Relaxed);
-            plan(shared, &mut batch).map(|()| batch)
-        });
-        let applied = match planned.await {
+        let used = Arc::clone(&used);
+        let applied = match shared.read(move |shared| uses(shared, &used)).await {
             Ok(batch) => shared.meta.apply(batch).await,
-            // It was logged there.
-            Err(_) => return,
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
         };
         match applied {
-            Err(MetaError::Conflict(_)) => {}
             Ok(()) => return,
-            Err(error) => return tracing::warn!(%error, "last uses cannot be noted"),
+            Err(MetaError::Conflict(_)) => {}
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
         }
     }
-    tracing::debug!("some last uses are not noted: their rows change all the time");
 }
 
-/// Removes the least recently used documents above the cap, with the links and tags that rest on them.
-pub(super) async fn cap_documents(shared: &Arc<Shared>) -> Result<(), EngineError> {
-    let cap = shared.settings.document_cap;
-    if shared.sizes.documents() <= cap {
-        return Ok(());
-    }
-    let victims = shared.read(move |shared| oldest_documents(shared, cap / 100 * LOW_PERCENT)).await?;
-    if victims.is_empty() {
-        return Ok(());
-    }
-    tracing::info!(documents = victims.len(), "removing the least recently used manifests");
-    forget_documents(shared, victims).await
-}
-
-/// Which documents must go so that `keep` bytes remain. Corrects the running count on the way.
-fn oldest_documents(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
-    let mut all = Vec::new();
-    let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = shared.meta.scan::<DocumentRow>(&(), after.as_ref(), ROWS)?;
-        let last = page.len() < ROWS;
-        for (digest, row) in page {
-            let size = row.bytes.len() as u64;
-            total += size;
-            all.push((row.last_used_ms, size, digest));
-            after = Some(digest);
-        }
-        if last {
-            break;
+fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    for (digest, at) in blobs {
+        if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
+            batch.require_equal(digest, &row);
+            batch.put(digest, &CopyRow { last_used_ms: at.0, ..row });
         }
     }
-    shared.sizes.set(total);
-    all.sort_unstable();
-    let mut victims = Vec::new();
-    for (_, size, digest) in all {
-        if total <= keep {
-            break;
+    for (digest, at) in documents {
+        if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
+            batch.require_present::<DocumentRow>(digest);
+            batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
         }
-        total -= size;
-        victims.push(digest);
     }
-    shared.sizes.set(total);
-    Ok(victims)
-}
-
-/// Documents, and in every repository the links and tags that name them.
-pub(super) async fn forget_documents(shared: &Arc<Shared>, victims: Vec<Digest>) -> Result<(), EngineError> {
-    let victims: std::collections::BTreeSet<Digest> = victims.into_iter().collect();
-    let batches = shared
-        .read(move |shared| {
-            let mut batches = vec![Batch::new(Durability::Relaxed)];
-            let mut rows = 0;
-            let mut room = |batches: &mut Vec<Batch>| {
-                rows += 1;
-                if rows % ROWS == 0 {
-                    batches.push(Batch::new(Durability::Relaxed));
-                }
-            };
-            each::<TagRow>(shared, |key, row| {
-                if victims.contains(&row.digest) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<TagRow>(&key);
-                    }
-                }
-            })?;
-            each::<LinkRow>(shared, |key, _| {
-                if victims.contains(&key.2) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<LinkRow>(&key);
-                    }
-                }
-            })?;
-            for digest in &victims {
-                room(&mut batches);
-                if let Some(batch) = batches.last_mut() {
-                    batch.delete::<DocumentRow>(digest);
-                }
-            }
-            Ok(batches)
-        })
-        .await?;
-    for batch in batches {
-        shared.meta.apply(batch).await?;
-    }
-    shared.answers.clear();
-    shared.resolutions.clear();
-    Ok(())
+    Ok(batch)
 }
 
 /// All rows of a table, a page at a time.
@@ -327,6 +210,7 @@ where
 /// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
 /// until room is wanted.
 async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
+    uploads::give_up_all(shared, id).await;
     let cleared = async {
         clear_rows(shared, id).await?;
         let mut last = Batch::new(Durability::Relaxed);
@@ -340,26 +224,31 @@ async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
 }
 
 async fn clear_rows(shared: &Arc<Shared>, id: RepositoryId) -> Result<(), EngineError> {
-    loop {
-        let page = shared.read(move |shared| {
-            let mut batch = Batch::new(Durability::Relaxed);
-            let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
-            let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
-            for (key, _) in &links {
-                batch.delete::<LinkRow>(key);
-            }
-            for (key, _) in &tags {
-                batch.delete::<TagRow>(key);
-            }
-            Ok((batch, links.is_empty() && tags.is_empty()))
-        });
-        let (batch, done) = page.await?;
-        if done {
-            return Ok(());
-        }
+    while let Some(page) = shared.read(move |shared| clear_page(shared, id)).await? {
         if shared.tasks.is_stopping() {
             return Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping"));
         }
-        shared.meta.apply(batch).await?;
+        shared.meta.apply(page).await?;
     }
+    Ok(())
+}
+
+/// `None`: nothing is left.
+fn clear_page(shared: &Shared, id: RepositoryId) -> Result<Option<Batch>, EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
+    let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
+    let referrers = shared.meta.scan::<ReferrerRow>(&id, None, ROWS)?;
+    for (key, _) in &links {
+        batch.delete::<LinkRow>(key);
+        batch.delete::<HolderRow>(&(key.2, key.0, key.1.clone()));
+    }
+    for (key, _) in &tags {
+        batch.delete::<TagRow>(key);
+    }
+    for (key, _) in &referrers {
+        batch.delete::<ReferrerRow>(key);
+    }
+    let empty = links.is_empty() && tags.is_empty() && referrers.is_empty();
+    Ok((!empty).then_some(batch))
 }

@@ -255,6 +255,7 @@ impl Line {
             reference = self.note.reference.as_deref(),
             cache = self.note.verdict.map(Verdict::as_str),
             aborted = (!self.complete).then_some(true),
+            user = self.note.user.as_ref().map(|user| clean(user.as_bytes())),
             user_agent = agent,
         );
     }

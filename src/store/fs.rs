@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::buffer::Buffers;
-use super::draft::{Checkpoint, Draft, Parts};
+use super::draft::{Checkpoint, Draft, Parts, Resting};
 use super::faults::Faults;
 use super::file::StoreFile;
 use super::layout::Layout;
@@ -90,6 +90,17 @@ impl Store for FsStore {
     ) -> io::Result<Option<Draft>> {
         let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
         Draft::resume(self.parts(id, file), algorithm, checkpoints)
+    }
+
+    fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>> {
+        let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
+        Draft::resume_all(self.parts(id, file), algorithm).map(Some)
+    }
+
+    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>> {
+        let id = resting.id();
+        let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
+        Ok(Some(resting.wake(self.parts(id, file))))
     }
 
     fn unlink(&self, digest: &Digest) -> io::Result<bool> {

@@ -14,7 +14,7 @@ mod tests;
 mod trouble;
 mod writer;
 
-pub use draft::{Checkpoint, Draft};
+pub use draft::{Checkpoint, Draft, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
 pub use fs::{FsStore, Scan, Space};
@@ -58,6 +58,11 @@ pub trait Store: Send + Sync + 'static {
         algorithm: Algorithm,
         checkpoints: &[Checkpoint],
     ) -> io::Result<Option<Draft>>;
+    /// A draft that an earlier run left, with all bytes that lie there. Who sent them says in the end what their
+    /// digest is.
+    fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>>;
+    /// A draft of this run that was put to rest. `None`: its file is gone.
+    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>>;
     fn unlink(&self, digest: &Digest) -> io::Result<bool>;
     /// Sets a damaged file aside, out of every reader's way. With `damaged`, only that very file: what was published
     /// since it was opened stays.

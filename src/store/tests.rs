@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use super::*;
 
 mod growing;
+mod resting;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

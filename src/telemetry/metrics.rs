@@ -79,6 +79,7 @@ pub struct Metrics {
     requests: Family<ByRequest, Counter>,
     verdicts: Family<ByVerdict, Counter>,
     bytes_to_clients: Family<ByRepository, Counter>,
+    bytes_from_clients: Family<ByRepository, Counter>,
     bytes_from_upstream: Family<ByRepository, Counter>,
     bytes_saved: Family<ByRepository, Counter>,
     upstream_requests: Family<ByUpstreamRequest, Counter>,
@@ -120,6 +121,7 @@ impl Metrics {
             requests: add(r, "requests", "Requests answered"),
             verdicts: add(r, "verdicts", "How answers of remotes came about: the words of X-Cache"),
             bytes_to_clients: add(r, "bytes_to_clients", "Body bytes sent to clients"),
+            bytes_from_clients: add(r, "bytes_from_clients", "Body bytes of pushes received"),
             bytes_from_upstream: add(r, "bytes_from_upstream", "Body bytes received from upstreams"),
             bytes_saved: add(r, "bytes_saved", "Body bytes sent that no upstream had to send for it"),
             upstream_requests: add(r, "upstream_requests", "Requests sent to upstreams, by their answer"),
@@ -164,6 +166,10 @@ impl Metrics {
 
     pub fn bytes_to_clients(&self, repository: &str, bytes: u64) {
         add_bytes(&self.bytes_to_clients, repository, bytes);
+    }
+
+    pub fn bytes_from_clients(&self, repository: &str, bytes: u64) {
+        add_bytes(&self.bytes_from_clients, repository, bytes);
     }
 
     pub fn bytes_from_upstream(&self, repository: &str, bytes: u64) {

@@ -120,7 +120,7 @@ async fn a_removed_repository_leaves_no_rows() {
     let mut house = House::new(&registry).await;
     house.manifest("a/b", "latest", Want::Body).await.unwrap();
     let answer = house.blob("a/b", &image.layers[0].digest, "").await.unwrap();
-    house.engine.repositories().delete(&"hub".parse().unwrap(), false).await.unwrap();
+    house.engine.delete_repository(&"hub".parse().unwrap(), false).await.unwrap();
     // It was let in before, so it is served to the end.
     assert_eq!(drain(answer.reader.unwrap()).await.whole(), image.layers[0].bytes);
     house.rest().await;

@@ -4,6 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use tempfile::TempDir;
 
+use super::super::accounts::Accounts;
 use super::super::repositories::Repositories;
 use super::super::settings::Settings;
 use super::super::shared::Parts;
@@ -14,13 +15,14 @@ use crate::names::{Algorithm, RepositoryId};
 use crate::store::FsStore;
 use crate::telemetry::Metrics;
 
-fn shared(dir: &TempDir) -> Arc<Shared> {
+async fn shared(dir: &TempDir) -> Arc<Shared> {
     let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).unwrap();
     let meta: Arc<dyn Meta> = Arc::new(meta);
     let (clock, settings) = (Clock::new(), Settings::default());
     Arc::new(Shared::new(Parts {
         repositories: Repositories::load(&meta, &clock, settings.timeouts).unwrap(),
         store: Arc::new(FsStore::open(dir.path()).unwrap()),
+        accounts: Accounts::load(&meta, &clock).await.unwrap(),
         metrics: Metrics::new(),
         epoch: opened.epoch,
         trusted_since: opened.epoch,
@@ -45,7 +47,7 @@ fn join(name: &[u8]) -> Join {
 #[tokio::test]
 async fn who_leaves_before_being_heard_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
-    let shared = shared(&dir);
+    let shared = shared(&dir).await;
     let coordination = Coordination::start(&shared);
     {
         let joining = coordination.join(join(b"1"));
@@ -61,7 +63,7 @@ async fn who_leaves_before_being_heard_is_not_waited_for() {
 #[tokio::test]
 async fn waiters_leave_room_for_those_who_serve_them() {
     let dir = tempfile::tempdir().unwrap();
-    let shared = shared(&dir);
+    let shared = shared(&dir).await;
     let coordination = Coordination::start(&shared);
     let taken = coordination.reports.reserve_many(REPORTS - KEPT + 1).await.unwrap();
     assert!(coordination.join(join(b"2")).await.is_err());

@@ -2,11 +2,8 @@
 //! It keeps the pace of the upstream and the disk, never of a reader.
 //! Must not know: who reads, how many wait, what the cache decides.
 
-mod line;
 mod notes;
 mod pull;
-
-pub(super) use line::{FillGuard, FillLine};
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +12,7 @@ use self::notes::Notes;
 use super::attempts::{self, Attempts, Verdict};
 use super::drafts::Leftover;
 use super::flight::{FlightTail, Salvage, Source, Story};
+use super::guards::{FillGuard, FillLine};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Failure;
@@ -113,15 +111,17 @@ impl Fill {
         let key = (source.repository, source.image.clone(), digest);
         let begun = shared.read(move |shared| {
             let link = shared.meta.get::<LinkRow>(&key)?;
-            Ok((link.map(|link| link.size), take_up(shared, &digest, leftover)))
+            Ok((link, take_up(shared, &digest, leftover)))
         });
         // What went wrong in the metadata was logged there.
-        let (expected, taken) = begun.await.map_err(|_| Ended::UNKEPT)?;
+        let (link, taken) = begun.await.map_err(|_| Ended::UNKEPT)?;
+        let expected = link.as_ref().map(|link| link.size);
+        let media_type = link.and_then(|link| link.media_type);
         let (draft, checkpoints) = taken.map_err(|error| {
             cannot_keep(&shared, &digest, 0, &error);
             Ended::UNKEPT
         })?;
-        let notes = Notes::new(Arc::clone(&shared), digest, source.clone(), checkpoints);
+        let notes = Notes::new(Arc::clone(&shared), digest, source.clone(), media_type, checkpoints);
         if let Some(left) = left.filter(|left| *left != draft.id()) {
             notes.forget(left).await;
         }
@@ -189,6 +189,7 @@ impl Fill {
 
     async fn publish(self) -> Result<u64, Ended> {
         let (size, id) = (self.draft.len(), self.draft.id());
+        let _turn = self.shared.turns.take(&self.digest).await;
         if let Err(error) = self.draft.publish(&self.digest, Durability::Relaxed).await {
             // Its bytes are right and its readers have them; it only cannot stay.
             cannot_keep(&self.shared, &self.digest, size, &error);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Millis;
 use crate::engine::flight::Source;
+use crate::engine::model::EngineError;
 use crate::engine::shared::Shared;
 use crate::meta::{
     Batch, CopyRow, DraftRow, DraftSource, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow,
@@ -17,21 +18,29 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
 /// A draft that was cut loses at most what came after the last of these.
 const CHECKPOINTS_KEPT: usize = 16;
-/// A row changes under us when a push comes at the same moment; that does not happen often in a row.
+/// Few change the row of a digest that is being fetched.
 const TRIES: usize = 8;
 
 pub(super) struct Notes {
     shared: Arc<Shared>,
     digest: Digest,
     source: Source,
+    /// Of the link that there was.
+    media_type: Option<String>,
     checkpoints: Vec<Checkpoint>,
     checked_at: Millis,
 }
 
 impl Notes {
-    pub fn new(shared: Arc<Shared>, digest: Digest, source: Source, checkpoints: Vec<Checkpoint>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        digest: Digest,
+        source: Source,
+        media_type: Option<String>,
+        checkpoints: Vec<Checkpoint>,
+    ) -> Self {
         let checked_at = shared.clock.now();
-        Self { shared, digest, source, checkpoints, checked_at }
+        Self { shared, digest, source, media_type, checkpoints, checked_at }
     }
 
     /// Called after every append.
@@ -89,49 +98,49 @@ impl Notes {
         }
     }
 
-    /// The blob lies under its digest, and this image has it. What a push has noted about the same bytes stays: it
-    /// promises more than a fill does.
-    pub async fn published(&self, size: u64, draft: DraftId) -> Result<(), MetaError> {
+    /// The blob lies under its digest, and this image has it. What a push has noted about the same bytes meanwhile
+    /// stays: it promises more than a fill does.
+    pub async fn published(&self, size: u64, draft: DraftId) -> Result<(), EngineError> {
+        let digest = self.digest;
+        // Mostly there is none.
+        let mut there = None;
         for _ in 1..TRIES {
-            match self.try_published(size, draft).await {
-                Err(MetaError::Conflict(_)) => {}
-                noted => return noted,
+            match self.shared.meta.apply(self.batch(size, draft, there.as_ref())).await {
+                Err(MetaError::Conflict(_)) => {
+                    let look = self.shared.read(move |shared| Ok(shared.meta.get::<CopyRow>(&digest)?));
+                    there = look.await?;
+                }
+                applied => return Ok(applied?),
             }
         }
-        self.try_published(size, draft).await
+        Ok(self.shared.meta.apply(self.batch(size, draft, there.as_ref())).await?)
     }
 
-    async fn try_published(&self, size: u64, draft: DraftId) -> Result<(), MetaError> {
-        let (digest, source, shared) = (self.digest, self.source.clone(), Arc::clone(&self.shared));
-        let planned = shared.read(move |shared| Ok(plan(shared, &digest, &source, size))).await;
-        // Only a panic, which was logged, leaves it without a plan.
-        let mut batch = planned.unwrap_or(Err(MetaError::Closed))?;
+    /// All of it on the condition that the copy's row is still what it was.
+    fn batch(&self, size: u64, draft: DraftId, there: Option<&CopyRow>) -> Batch {
+        let (digest, source) = (&self.digest, &self.source);
+        let mut batch = Batch::new(Durability::Relaxed);
+        match there {
+            Some(row) => batch.require_equal(digest, row),
+            None => batch.require_absent::<CopyRow>(digest),
+        };
+        if !there.is_some_and(|row| row.durable) {
+            let copy = CopyRow {
+                size,
+                durable: false,
+                epoch: self.shared.epoch,
+                last_used_ms: self.shared.clock.wall().0,
+                upstream: source.repository.0,
+            };
+            batch.put(digest, &copy);
+        }
+        // A repository that was removed meanwhile gets no link: nobody would ever remove it.
+        if self.shared.repositories.by_id(source.repository).is_some() {
+            batch.require_present::<RepositoryRow>(&source.repository);
+            let link = LinkRow { media_type: self.media_type.clone(), size, origin_proven: true };
+            batch.put(&(source.repository, source.image.clone(), *digest), &link);
+        }
         batch.delete::<DraftRow>(&draft.0);
-        self.shared.meta.apply(batch).await
+        batch
     }
-}
-
-/// All of it on the condition that nobody changes the same rows meanwhile.
-fn plan(shared: &Shared, digest: &Digest, source: &Source, size: u64) -> Result<Batch, MetaError> {
-    let mut batch = Batch::new(Durability::Relaxed);
-    let fresh = CopyRow {
-        size,
-        durable: false,
-        epoch: shared.epoch,
-        last_used_ms: shared.clock.wall().0,
-        upstream: source.repository.0,
-    };
-    match shared.meta.get::<CopyRow>(digest)? {
-        Some(there) if there.durable => batch.require_equal(digest, &there),
-        Some(there) => batch.require_equal(digest, &there).put(digest, &fresh),
-        None => batch.require_absent::<CopyRow>(digest).put(digest, &fresh),
-    };
-    // A repository that was removed meanwhile gets no link: nobody would ever remove it.
-    if shared.repositories.by_id(source.repository).is_some() {
-        let key = (source.repository, source.image.clone(), *digest);
-        let media_type = shared.meta.get::<LinkRow>(&key)?.and_then(|link| link.media_type);
-        batch.require_present::<RepositoryRow>(&source.repository);
-        batch.put(&key, &LinkRow { media_type, size, origin_proven: true });
-    }
-    Ok(batch)
 }

@@ -1,15 +1,62 @@
-//! Owns a fill's way to the actor: its head, a fresh start, and its end, which is reported whatever happens.
+//! Owns guards: the drop of a future, a task or a value, turned into a message to the actor. Each holds its place in
+//! the inbox from the start, so that it can always be sent.
 //! Must not know: what the actor makes of it.
 
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::oneshot;
 
-use crate::cache::{Failure, FlightId};
-use crate::engine::actor::{Full, Report};
-use crate::engine::flight::{FlightTail, Outcome, Story};
+use super::actor::{Full, Report};
+use super::flight::{FlightTail, Outcome, Story};
+use crate::cache::{ClaimId, Failure, FlightId, WaiterId};
+
+/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
+pub(super) struct JoinGuard {
+    waiter: WaiterId,
+    permit: Option<OwnedPermit<Report>>,
+}
+
+impl JoinGuard {
+    pub fn new(waiter: WaiterId, permit: OwnedPermit<Report>) -> Self {
+        Self { waiter, permit: Some(permit) }
+    }
+
+    /// It waited to the end: there is nothing to leave.
+    pub fn answered(mut self) {
+        self.permit = None;
+    }
+}
+
+impl Drop for JoinGuard {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(Report::Leave(self.waiter));
+        }
+    }
+}
+
+/// A digest that stays while this lives. It holds its place in the inbox from the start.
+#[must_use = "the digest may be removed as soon as this is dropped"]
+pub(super) struct Claim {
+    id: ClaimId,
+    permit: Option<OwnedPermit<Report>>,
+}
+
+impl Claim {
+    pub fn new(id: ClaimId, permit: OwnedPermit<Report>) -> Self {
+        Self { id, permit: Some(permit) }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.send(Report::Unclaim(self.id));
+        }
+    }
+}
 
 /// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
-pub(in crate::engine) struct FillGuard {
+pub(super) struct FillGuard {
     flight: FlightId,
     permit: Option<OwnedPermit<Report>>,
 }
@@ -41,7 +88,7 @@ impl Drop for FillGuard {
 }
 
 /// A running fill's way to report before its end.
-pub(in crate::engine) struct FillLine {
+pub(super) struct FillLine {
     flight: FlightId,
     reports: mpsc::Sender<Report>,
 }
