@@ -294,7 +294,8 @@ fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
     }
     let mut random = [0_u8; 24];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-    let token = URL_SAFE_NO_PAD.encode(random);
+    // A prefix: a token that begins with a hyphen would be taken for an option on a command line.
+    let token = format!("bra_{}", URL_SAFE_NO_PAD.encode(random));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     file.write_all(format!("{token}\n").as_bytes())?;
     file.sync_all()?;

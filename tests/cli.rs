@@ -355,6 +355,7 @@ fn with_input(dir: &Path, args: &[&str], input: &str) -> (i32, String, String) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at the directory it gave")]
 fn users_grants_and_tokens_are_made_while_no_server_runs() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let run = |args: &[&str], input| with_input(dir.path(), args, input);

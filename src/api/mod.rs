@@ -41,7 +41,9 @@ pub struct ApiRequest {
 
 /// Answers a request.
 pub async fn handle(engine: &Engine, request: ApiRequest) -> Reply {
-    let action = match route::route(&request.method, &request.path, request.query.as_deref()) {
+    // A HEAD is a GET whose body is left out on the way.
+    let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+    let action = match route::route(method, &request.path, request.query.as_deref()) {
         Ok(action) => action,
         Err(error) => return error.into_reply().with_note(Note::of("api.unknown")),
     };

@@ -10,6 +10,7 @@ mod client;
 mod clients;
 mod house;
 mod manage;
+mod pushes;
 mod rules;
 mod start;
 mod tokens;

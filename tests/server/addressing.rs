@@ -51,6 +51,7 @@ async fn one_image_is_found_in_all_five_ways_and_fetched_once() {
         assert_eq!(blob.body, layer.bytes, "{base}{query}");
         let word = if number == 0 { "miss" } else { "hit" };
         assert_eq!((manifest.cache(), blob.cache()), (Some(word), Some(word)), "{base}{query} {host:?}");
+        house.settled().await;
         let namespace = if query.is_empty() { None } else { Some("docker.io") };
         assert_eq!(blob.header("oci-namespace"), namespace, "{base}{query}");
     }

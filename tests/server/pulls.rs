@@ -97,7 +97,7 @@ async fn of_several_architectures_only_the_one_that_is_asked_for_is_fetched() {
         (Some(Index::MEDIA_TYPE), &index.manifest.bytes[..])
     );
     let arm = &index.images[1];
-    house.pull("redis", &arm.manifest.digest.to_string(), arm).await;
+    house.cache("redis", &arm.manifest.digest.to_string(), arm).await;
     for other in [&index.images[0], &index.images[2]] {
         assert!(registry.asked(&other.manifest.digest.to_string()).is_empty());
         assert!(other.blobs().all(|content| registry.asked(&content.digest.to_string()).is_empty()));
@@ -158,7 +158,7 @@ async fn a_tag_that_went_upstream_is_gone_here() {
     house
         .api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "0s", "negative_ttl": "300ms" }))
         .await;
-    house.pull("redis", "7", &image).await;
+    house.cache("redis", "7", &image).await;
     registry.shelf().untag("library/redis", "7");
     let gone = house.get(&manifest("redis", "7")).await;
     assert_eq!((gone.code(), gone.cache()), ((404, "MANIFEST_UNKNOWN".to_owned()), Some("miss")));

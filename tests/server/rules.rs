@@ -65,6 +65,7 @@ async fn rule_02_a_range_is_a_part_whether_cold_under_way_or_cached() {
         assert_eq!(part.cache(), Some(state));
     };
     part(&image.layers[0], 100_000, "miss").await;
+    house.settled().await;
     part(&image.layers[0], 100_000, "hit").await;
     let layer = &image.layers[1];
     let mut whole = Ask::get(&blob("redis", layer)).open(house.address).await;
@@ -276,7 +277,7 @@ async fn rule_12_a_rate_limit_of_the_upstreams_is_absorbed_while_something_can_b
     let image = Image::new(812, &[SIZE]);
     let (registry, house) = hub(&image).await;
     house.api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "0s" })).await;
-    house.pull("redis", "7", &image).await;
+    house.cache("redis", "7", &image).await;
     registry.always("/v2/", Fault::answer(429, &[("retry-after", "60")], "slow down"));
     registry.forget();
     for _ in 0..20 {

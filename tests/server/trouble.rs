@@ -86,7 +86,7 @@ async fn what_is_cached_is_served_whatever_the_upstream_says() {
         let image = Image::new(602, &[100_000]);
         registry.add_image("library/redis", "7", &image);
         let house = House::beside_with(&registry, &[], json!({ "tag_ttl": "0s" })).await;
-        house.pull("redis", "7", &image).await;
+        house.cache("redis", "7", &image).await;
         registry.always("/v2/", fault.clone());
         let started = std::time::Instant::now();
         house.pull("redis", "7", &image).await;

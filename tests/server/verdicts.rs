@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::client::{Answer, Ask};
-use super::house::{blob, manifest, metric};
+use super::house::{blob, manifest, metric, settled};
 use super::process::Process;
 use super::support::fault::Fault;
 use super::support::image::Image;
@@ -42,6 +42,7 @@ impl Scene {
     /// Asks, and looks for the word in all three places.
     async fn expect(&mut self, method: &str, path: &str, status: u16, word: &str) -> Answer {
         let kind = if path.contains("/blobs/") { "blob" } else { "manifest" };
+        settled(self.server.address).await;
         let before = self.count(kind, word).await;
         let answer = self.server.send(Ask::new(method, path)).await;
         let what = format!("{method} {path}: {}", answer.all());
