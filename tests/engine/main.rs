@@ -1,6 +1,5 @@
 //! The engine through its public handle, against a scripted upstream: pulls, fan-out, faults, restarts; and on a disk
 //! and a metadata store that fail when the test says so.
-#![expect(clippy::disallowed_methods, reason = "these tests look at the data directory and damage it")]
 #![expect(clippy::disallowed_methods, reason = "a test looks at the files it made")]
 
 #[path = "../support/mod.rs"]
