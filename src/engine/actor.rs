@@ -14,7 +14,8 @@ use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep::{self, Eviction};
+use super::sweep::Eviction;
+use super::sweeps::{SweepGuard, Sweeps};
 use crate::cache::{
     Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
 };
@@ -26,9 +27,14 @@ use crate::telemetry::CacheGauges;
 const REQUESTS: usize = 4_096;
 /// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
 const REPORTS: usize = 65_536;
+/// Places that waiters leave to those who serve them: a fill that could not say that its head came would keep them
+/// waiting for ever.
+const KEPT: usize = 1_024;
 /// How often the predicates that the simulation holds the coordinator to are looked at here: in a build for tests after
 /// every message.
 const CHECK_EVERY: Duration = if cfg!(debug_assertions) { Duration::ZERO } else { Duration::from_secs(10) };
+/// With so few keys here all predicates are looked at; with more only those that do not walk through every key.
+const FEW: usize = 1_000;
 
 /// What a waiter learns.
 #[derive(Debug)]
@@ -104,6 +110,11 @@ pub(super) enum Report {
         failure: Failure,
         story: Option<Story>,
     },
+    /// What became of a blob that was to be evicted.
+    Swept {
+        digest: Digest,
+        eviction: Eviction,
+    },
     Event(Event<FlightKey, Source>),
 }
 
@@ -130,6 +141,7 @@ impl Coordination {
             waiters: HashMap::new(),
             claims: HashMap::new(),
             flights: HashMap::new(),
+            sweeps: Sweeps::default(),
             check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
@@ -140,6 +152,9 @@ impl Coordination {
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
     pub async fn join(&self, join: Join) -> Result<Joined, Full> {
+        if self.reports.capacity() < KEPT {
+            return Err(Full);
+        }
         let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
@@ -171,6 +186,11 @@ impl Coordination {
     pub async fn tell(&self, event: Event<FlightKey, Source>) {
         // Fails only when the actor has stopped, and then nothing is decided any more.
         let _ = self.reports.send(Report::Event(event)).await;
+    }
+
+    /// Whether anybody decides any more.
+    pub fn is_running(&self) -> bool {
+        !self.requests.is_closed()
     }
 
     pub async fn counts(&self) -> Counts {
@@ -218,6 +238,7 @@ struct Shell {
     /// Those that wait to be granted.
     claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
+    sweeps: Sweeps,
     check_at: Millis,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
@@ -239,6 +260,7 @@ impl Shell {
                 () = timer, if wakeup.is_some() => self.step(Event::Tick),
                 () = &mut stop => break,
             }
+            self.start_sweeps();
             self.show();
             if clock.now() >= self.check_at {
                 self.check_at = clock.now().after(CHECK_EVERY);
@@ -249,7 +271,9 @@ impl Shell {
 
     /// A broken promise is a bug of ours. The server goes on: it has nothing better left to do.
     fn check(&self) {
-        if let Err(violation) = self.coordinator.check_under_way() {
+        let few = self.coordinator.counts().present < FEW;
+        let checked = if few { self.coordinator.check() } else { self.coordinator.check_under_way() };
+        if let Err(violation) = checked {
             self.shared.metrics.invariant_violation();
             tracing::error!(%violation, "the state of the cache is not what it must be; please report this");
         }
@@ -277,6 +301,10 @@ impl Shell {
     }
 
     fn join(&mut self, waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined>) {
+        // Its Leave came first, by the faster inbox.
+        if reply.is_closed() {
+            return;
+        }
         let Join { key, source, proven, negative, deadline } = join;
         self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply });
         let deadline = deadline.map(|span| self.shared.clock.now().after(span));
@@ -321,6 +349,15 @@ impl Shell {
                 self.step_with(Event::FillFailed { flight, failure }, story.as_ref());
                 self.flights.remove(&flight);
             }
+            Report::Swept { digest, eviction } => {
+                self.sweeps.ended();
+                let key = FlightKey::Content(digest);
+                self.step(match eviction {
+                    Eviction::Done => Event::EvictDone { key },
+                    Eviction::Pushed => Event::EvictRefused { key },
+                    Eviction::Failed => Event::EvictFailed { key },
+                });
+            }
             Report::Event(event) => self.step(event),
         }
     }
@@ -362,7 +399,8 @@ impl Shell {
                     let _ = waiter.reply.send(Joined::Refused { why, story: story.cloned() });
                 }
             }
-            Action::Evict { key } => self.evict(key),
+            Action::Evict { key: FlightKey::Content(digest) } => self.sweeps.add(digest),
+            Action::Evict { key: FlightKey::Pointer(_) } => {}
             Action::PinnedLost { key } => {
                 tracing::error!(?key, "a pushed blob's file is missing: it must be pushed again");
             }
@@ -424,19 +462,18 @@ impl Shell {
         }
     }
 
-    fn evict(&self, key: FlightKey) {
-        let FlightKey::Content(digest) = key else { return };
-        let shared = Arc::clone(&self.shared);
-        let reports = self.reports.clone();
-        self.shared.tasks.spawn(async move {
-            let key = FlightKey::Content(digest);
-            let event = match sweep::evict(&shared, &digest).await {
-                Eviction::Done => Event::EvictDone { key },
-                Eviction::Pushed => Event::EvictRefused { key },
-                Eviction::Failed => Event::EvictFailed { key },
+    fn start_sweeps(&mut self) {
+        while let Some(digest) = self.sweeps.next() {
+            let Ok(permit) = self.reports.clone().try_reserve_owned() else {
+                // So full that its end could not be reported: after the next report, then.
+                self.sweeps.put_back(digest);
+                return;
             };
-            // Fails only when the actor has stopped.
-            let _ = reports.send(Report::Event(event)).await;
-        });
+            let guard = SweepGuard::new(digest, permit);
+            self.shared.tasks.spawn(guard.run(Arc::clone(&self.shared)));
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

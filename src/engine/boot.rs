@@ -15,12 +15,15 @@ use super::shared::Shared;
 use super::sweep;
 use super::uploads;
 use crate::cache::Event;
+use crate::clock::UnixMillis;
 use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
 /// A draft that nobody asked for again within this time goes.
 const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// After the file storage could not be listed.
+const LIST_AGAIN: Duration = Duration::from_secs(30);
 
 /// What the scan of the file storage found. `true`: pushed, never evicted.
 #[derive(Default)]
@@ -32,48 +35,104 @@ struct Found {
     missing: Vec<(Digest, CopyRow, bool)>,
 }
 
-/// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed.
-pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
+/// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed, and so are rows
+/// without a draft. What goes wrong here costs no more than a fetch from the beginning.
+pub(super) async fn take_stock_of_drafts(shared: &Arc<Shared>) {
+    let taken = shared.read(sort_drafts).await;
+    match taken {
+        Ok(rows) => forget_drafts(shared, &rows).await,
+        Err(error) => tracing::warn!(%error, "the drafts of earlier runs cannot be listed"),
+    }
+}
+
+/// Answers the rows that say nothing any more.
+fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
     let mut known = HashMap::new();
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
     let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
-    let now = shared.clock.wall().0;
-    let oldest = now.saturating_sub(u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX));
-    let mut remove = Vec::new();
+    let oldest = oldest_draft(shared);
+    let (mut remove, mut rows) = (Vec::new(), Vec::new());
     shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
-        Some(row) if row.created_ms >= oldest => {
+        Some(row) if row.created_ms >= oldest.0 => {
+            let (digest, noted) = (row.digest, UnixMillis(row.created_ms));
             let checkpoints = row
                 .checkpoints
                 .iter()
                 .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
-            shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
+            let leftover = Leftover { id, checkpoints: checkpoints.collect(), noted };
+            remove.extend(shared.drafts.leave(digest, leftover).map(|other| (other.id, true)));
         }
         _ if uploads.contains(&id) => {}
-        _ => remove.push(id),
+        row => remove.push((id, row.is_some())),
     })?;
-    for id in &remove {
-        shared.store.remove_draft(*id)?;
+    rows.extend(known.into_keys());
+    for (id, has_row) in &remove {
+        match shared.store.remove_draft(*id) {
+            Ok(_) => rows.extend(has_row.then_some(id.0)),
+            Err(error) => tracing::warn!(%error, "a draft of an earlier run stays"),
+        }
     }
-    // Rows whose file is gone stay until something else removes them: harmless, and few.
     if !remove.is_empty() {
         tracing::info!(drafts = remove.len(), "removed drafts of an earlier run");
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// Tells the coordinator what lies here, oldest use first. In the background.
+/// Removes the drafts that nobody asked for again.
+pub(super) async fn drop_old_drafts(shared: &Arc<Shared>) {
+    let old = shared.drafts.take_older(oldest_draft(shared));
+    if old.is_empty() {
+        return;
+    }
+    let ids: Vec<_> = old.iter().map(|leftover| leftover.id).collect();
+    let removed = shared
+        .read(move |shared| {
+            let removed = ids.into_iter().filter(|id| shared.store.remove_draft(*id).is_ok());
+            Ok(removed.map(|id| id.0).collect::<Vec<_>>())
+        })
+        .await;
+    if let Ok(rows) = removed {
+        tracing::info!(drafts = rows.len(), "removed drafts that nobody asked for again");
+        forget_drafts(shared, &rows).await;
+    }
+}
+
+fn oldest_draft(shared: &Shared) -> UnixMillis {
+    let life = u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis(shared.clock.wall().0.saturating_sub(life))
+}
+
+async fn forget_drafts(shared: &Shared, rows: &[u64]) {
+    for rows in rows.chunks(sweep::ROWS) {
+        let mut batch = Batch::new(Durability::Relaxed);
+        for id in rows {
+            batch.delete::<DraftRow>(id);
+        }
+        if let Err(error) = shared.meta.apply(batch).await {
+            tracing::warn!(%error, "rows of drafts stay until the next start");
+        }
+    }
+}
+
+/// Tells the coordinator what lies here, oldest use first. In the background, and again if it cannot be read: until
+/// then nothing is evicted.
 pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) {
-    let found = match shared.read(scan).await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::error!(%error, "the file storage cannot be listed: nothing will be evicted");
-            return;
+    let found = loop {
+        match shared.read(scan).await {
+            Ok(found) => break found,
+            Err(error) => {
+                tracing::error!(%error, "the file storage cannot be listed: nothing is evicted yet")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LIST_AGAIN) => {}
+            () = shared.tasks.stopping() => return,
         }
     };
     let Found { mut present, adopted, missing } = found;
-    note(&shared, &adopted, &missing).await;
+    let adopted = note(&shared, adopted, &missing).await;
     tracing::info!(
         blobs = present.len(),
         adopted = adopted.len(),
@@ -98,32 +157,37 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
 }
 
 /// Each on the condition that nothing happened to the digest since it was looked at. What was pushed keeps its content
-/// row: the promise stands, and whoever brings the bytes again fulfils it.
-async fn note(shared: &Shared, adopted: &[(Digest, CopyRow, bool)], missing: &[(Digest, CopyRow, bool)]) {
-    for (digest, row, _) in adopted {
+/// row: the promise stands, and whoever brings the bytes again fulfils it. Answers what was adopted.
+async fn note(
+    shared: &Shared,
+    adopted: Vec<(Digest, CopyRow, bool)>,
+    missing: &[(Digest, CopyRow, bool)],
+) -> Vec<(Digest, CopyRow, bool)> {
+    let mut noted = Vec::new();
+    for (digest, row, pushed) in adopted {
         let mut batch = Batch::new(Durability::Relaxed);
-        batch.require_absent::<CopyRow>(digest).put(digest, row);
-        apply(shared, batch).await;
+        batch.require_absent::<CopyRow>(&digest).put(&digest, &row);
+        match shared.meta.apply(batch).await {
+            Ok(()) => noted.push((digest, row, pushed)),
+            // Fetched meanwhile: the fill has counted it.
+            Err(MetaError::Conflict(_)) => {}
+            Err(error) => tracing::warn!(%digest, %error, "a file without a row cannot be adopted"),
+        }
     }
     for (digest, row, pushed) in missing {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
-        if apply(shared, batch).await && *pushed {
+        match shared.meta.apply(batch).await {
+            // Fetched, or pushed, meanwhile.
+            Err(MetaError::Conflict(_)) => continue,
+            Err(error) => tracing::warn!(%digest, %error, "a row without a file stays"),
+            Ok(()) => {}
+        }
+        if *pushed {
             tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
         }
     }
-}
-
-/// False if the digest was fetched, pushed or evicted meanwhile: that is the newer truth.
-async fn apply(shared: &Shared, batch: Batch) -> bool {
-    match shared.meta.apply(batch).await {
-        Ok(()) => true,
-        Err(MetaError::Conflict(_)) => false,
-        Err(error) => {
-            tracing::warn!(%error, "what the start found cannot be noted");
-            true
-        }
-    }
+    noted
 }
 
 async fn count_documents(shared: &Arc<Shared>) {

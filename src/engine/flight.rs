@@ -86,8 +86,8 @@ pub(super) struct ListingPage {
 pub(super) enum Outcome {
     Resolved(Resolution),
     Fetched(Manifest),
-    /// The image has the digest; its link is noted.
-    Proven,
+    /// The image has the digest, of this size; its link is noted, if the metadata takes it.
+    Proven(u64),
     Verified(bool),
     Page(ListingPage),
 }

@@ -34,13 +34,17 @@ impl Engine {
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
         for _ in 0..TRIES {
-            let seen = self.see(scope, digest).await?;
+            let seen = self.see(scope, digest, None).await?;
             let Some(size) = seen.linked else { return Err(no_blob(scope)) };
             match seen.copy {
                 Copy::Here(_) if want.want == Want::Head => return head(digest, size, want, Verdict::Local),
-                Copy::Here(blob) => return self.whole(digest, blob, want, key, noted).await.map(local),
+                Copy::Here(blob) => {
+                    if let Some(answer) = self.whole(digest, blob, want, &key, noted).await? {
+                        return Ok(local(answer));
+                    }
+                }
                 Copy::Absent if self.is_only_manifest(digest).await? => return Err(no_blob(scope)),
-                Copy::Suspect => self.verify(scope, digest).await?,
+                Copy::Suspect => _ = self.verify(scope, digest).await?,
                 Copy::Lost | Copy::Absent => break,
             }
         }

@@ -16,7 +16,7 @@ use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
 };
 use crate::names::{RepositoryId, RepositoryName};
-use crate::upstream::{Settings, SettingsError, Upstream};
+use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 
 /// No server has more; a page of the metadata holds them all.
 const MOST: usize = 10_000;
@@ -27,6 +27,7 @@ pub struct Repositories {
     by_id: DashMap<RepositoryId, Arc<Repository>>,
     meta: Arc<dyn Meta>,
     clock: Clock,
+    timeouts: Timeouts,
     /// Held by the one change under way.
     changing: Mutex<()>,
     /// Numbers whose content is still to be removed.
@@ -35,12 +36,13 @@ pub struct Repositories {
 
 impl Repositories {
     /// Reads all repositories.
-    pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock) -> Result<Self, EngineError> {
+    pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock, timeouts: Timeouts) -> Result<Self, EngineError> {
         let this = Self {
             by_name: DashMap::new(),
             by_id: DashMap::new(),
             meta: Arc::clone(meta),
             clock: clock.clone(),
+            timeouts,
             changing: Mutex::new(()),
             retired: std::sync::Mutex::default(),
         };
@@ -50,7 +52,7 @@ impl Repositories {
                 continue;
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
-            this.enter(revive(id, name, from_row(row)?, created, clock)?);
+            this.enter(this.revive(id, name, from_row(row)?, created)?);
         }
         Ok(this)
     }
@@ -93,7 +95,7 @@ impl Repositories {
         }
         self.check_unique(&name, &spec)?;
         let (id, mut batch) = self.next_id()?;
-        let repository = make(id, name, spec, self.clock.wall(), &self.clock)?;
+        let repository = self.make(id, name, spec, self.clock.wall())?;
         batch.put(&id, &to_row(&repository, false));
         self.meta.apply(batch).await?;
         Ok(self.enter(repository))
@@ -111,7 +113,7 @@ impl Repositories {
         self.check_unique(name, &spec)?;
         let (spec, moved) = settle(&old, spec)?;
         let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
-        let repository = make(id, name.clone(), spec, old.created, &self.clock)?;
+        let repository = self.make(id, name.clone(), spec, old.created)?;
         batch.put(&id, &to_row(&repository, false));
         if moved {
             batch.put(&old.id, &to_row(&old, true));
@@ -193,6 +195,79 @@ impl Repositories {
         Ok((RepositoryId(next), batch))
     }
 
+    fn make(
+        &self,
+        id: RepositoryId,
+        name: RepositoryName,
+        spec: RepositorySpec,
+        created: UnixMillis,
+    ) -> Result<Repository, EngineError> {
+        let kind = match spec {
+            RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
+            RepositorySpec::Remote(spec) => {
+                let mut origins = vec![self.origin(&spec, &spec.remote_url, true)?];
+                for mirror in &spec.mirrors {
+                    origins.push(self.origin(&spec, mirror, false)?);
+                }
+                RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
+            }
+        };
+        Ok(Repository { id, name, kind, created })
+    }
+
+    /// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
+    /// repository's trouble does not keep the others from starting.
+    fn revive(
+        &self,
+        id: RepositoryId,
+        name: RepositoryName,
+        spec: RepositorySpec,
+        created: UnixMillis,
+    ) -> Result<Repository, EngineError> {
+        match (self.make(id, name.clone(), spec.clone(), created), spec) {
+            (
+                Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+                RepositorySpec::Remote(spec),
+            ) => {
+                tracing::error!(repository = %name, field, why = message,
+                    "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
+                let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
+                Ok(Repository { id, name, kind, created })
+            }
+            (made, _) => made,
+        }
+    }
+
+    /// Credentials are for `remote_url` alone; a mirror is another party.
+    fn origin(&self, spec: &RemoteSpec, base: &Url, main: bool) -> Result<Upstream, EngineError> {
+        let password = match (&spec.password, &spec.password_file) {
+            _ if !main => None,
+            (Some(password), _) => Some(password.expose().to_owned()),
+            (None, Some(path)) => Some(read_password(path)?),
+            (None, None) => None,
+        };
+        let settings = Settings {
+            username: spec.username.clone().filter(|_| main),
+            password: password.map(SecretString::from),
+            ca_file: spec.ca_file.clone(),
+            allowed_hosts: spec.allowed_hosts.clone(),
+            timeouts: self.timeouts,
+            ..Settings::new(base.clone())
+        };
+        Upstream::new(settings, self.clock.clone()).map_err(|error| {
+            let field = match error {
+                SettingsError::CaFile { .. } => "ca_file",
+                SettingsError::AllowedHost(_) => "allowed_hosts",
+                SettingsError::HalfCredentials | SettingsError::Credentials => "username",
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => {
+                    "remote_url"
+                }
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
+            };
+            EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
+        })
+    }
+
     fn enter(&self, repository: Repository) -> Arc<Repository> {
         let repository = Arc::new(repository);
         self.by_id.insert(repository.id, Arc::clone(&repository));
@@ -222,76 +297,6 @@ fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, boo
             "a repository cannot change between local and remote; delete it and make it anew",
         )),
     }
-}
-
-fn make(
-    id: RepositoryId,
-    name: RepositoryName,
-    spec: RepositorySpec,
-    created: UnixMillis,
-    clock: &Clock,
-) -> Result<Repository, EngineError> {
-    let kind = match spec {
-        RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
-        RepositorySpec::Remote(spec) => {
-            let mut origins = vec![origin(&spec, &spec.remote_url, true, clock)?];
-            for mirror in &spec.mirrors {
-                origins.push(origin(&spec, mirror, false, clock)?);
-            }
-            RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
-        }
-    };
-    Ok(Repository { id, name, kind, created })
-}
-
-/// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
-/// repository's trouble does not keep the others from starting.
-fn revive(
-    id: RepositoryId,
-    name: RepositoryName,
-    spec: RepositorySpec,
-    created: UnixMillis,
-    clock: &Clock,
-) -> Result<Repository, EngineError> {
-    match (make(id, name.clone(), spec.clone(), created, clock), spec) {
-        (
-            Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
-            RepositorySpec::Remote(spec),
-        ) => {
-            tracing::error!(repository = %name, field, why = message,
-                "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
-            let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
-            Ok(Repository { id, name, kind, created })
-        }
-        (made, _) => made,
-    }
-}
-
-/// Credentials are for `remote_url` alone; a mirror is another party.
-fn origin(spec: &RemoteSpec, base: &Url, main: bool, clock: &Clock) -> Result<Upstream, EngineError> {
-    let password = match (&spec.password, &spec.password_file) {
-        _ if !main => None,
-        (Some(password), _) => Some(password.expose().to_owned()),
-        (None, Some(path)) => Some(read_password(path)?),
-        (None, None) => None,
-    };
-    let settings = Settings {
-        username: spec.username.clone().filter(|_| main),
-        password: password.map(SecretString::from),
-        ca_file: spec.ca_file.clone(),
-        allowed_hosts: spec.allowed_hosts.clone(),
-        ..Settings::new(base.clone())
-    };
-    Upstream::new(settings, clock.clone()).map_err(|error| {
-        let field = match error {
-            SettingsError::CaFile { .. } => "ca_file",
-            SettingsError::AllowedHost(_) => "allowed_hosts",
-            SettingsError::HalfCredentials | SettingsError::Credentials => "username",
-            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => "remote_url",
-            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
-        };
-        EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
-    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the administrator keeps this secret in a file of their own")]

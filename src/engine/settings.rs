@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::upstream::Timeouts;
+
 /// How much cached content may lie here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxSize {
@@ -24,6 +26,8 @@ pub struct Settings {
     pub upload_life: Duration,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
+    /// How long the silence of an upstream is borne.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Settings {
@@ -34,6 +38,7 @@ impl Default for Settings {
             document_cap: 1 << 30,
             upload_life: Duration::from_secs(24 * 3600),
             stop_grace: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
         }
     }
 }

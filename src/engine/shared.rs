@@ -16,13 +16,14 @@ use super::drafts::Drafts;
 use super::model::{EngineError, ErrorKind};
 use super::repositories::Repositories;
 use super::resolutions::Resolutions;
+use super::room::Room;
 use super::settings::Settings;
 use super::touched::Touched;
 use super::turns::Turns;
 use super::uploads::Uploads;
 use crate::clock::Clock;
 use crate::meta::{Meta, MetaError};
-use crate::store::{DraftId, Store};
+use crate::store::{DraftId, Store, Trouble};
 use crate::telemetry::Metrics;
 
 /// How many requests at once may fetch past the cache when the disk is full.
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub sizes: Sizes,
     pub settings: Settings,
     pub tasks: Tasks,
+    pub room: Room,
     pub bypass: Arc<Semaphore>,
     /// The number of this run.
     pub epoch: u64,
@@ -80,6 +82,7 @@ impl Shared {
             promised: Arc::default(),
             sizes: Sizes::default(),
             tasks: Tasks::default(),
+            room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
             // Never a number of an earlier run: its drafts may still lie here.
             draft_numbers: AtomicU64::new(parts.epoch << 32),
@@ -127,7 +130,11 @@ impl From<MetaError> for EngineError {
     fn from(error: MetaError) -> Self {
         match error {
             MetaError::Conflict(_) => Self::new(ErrorKind::Conflict, "somebody else changed this meanwhile"),
-            MetaError::Closed => Self::new(ErrorKind::Overloaded, "the server is stopping"),
+            MetaError::Closed => {
+                tracing::warn!("the metadata store is closed");
+                Self::new(ErrorKind::Overloaded, "the server is stopping")
+                    .with_retry_after(Some(Duration::from_secs(5)))
+            }
             other => {
                 tracing::error!(error = %other, "the metadata store failed");
                 Self::new(ErrorKind::Overloaded, "the metadata store cannot be used right now")
@@ -140,7 +147,13 @@ impl From<MetaError> for EngineError {
 impl From<std::io::Error> for EngineError {
     fn from(error: std::io::Error) -> Self {
         tracing::error!(%error, "the file storage failed");
-        Self::new(ErrorKind::Internal, "the file storage could not be read")
+        match Trouble::of(&error) {
+            Trouble::Shortage => Self::new(ErrorKind::Overloaded, "the server is short of files or memory")
+                .with_retry_after(Some(Duration::from_secs(1))),
+            Trouble::Full | Trouble::Damage | Trouble::Other => {
+                Self::new(ErrorKind::Internal, "the file storage could not be read")
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::actor::Coordination;
 use super::documents;
-use super::model::EngineError;
+use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
 use super::uploads;
 use crate::cache::Event;
@@ -24,8 +24,11 @@ const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
 /// The order of eviction is no truth to fight for.
 const NOTE_TRIES: usize = 3;
+/// How long a round of making room waits for what must go.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// What became of a copy that was to be removed.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Eviction {
     Done,
     /// Its row says that somebody pushed it: it stays.
@@ -91,23 +94,29 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
     }
 }
 
-/// Runs until the stop: space, last uses, documents.
+/// Runs until the stop: space, last uses, documents, old drafts, and what removed repositories left.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
-    let mut since_notes = Duration::ZERO;
+    let mut notes_due = shared.clock.now().after(NOTES_EVERY);
     loop {
         shares(&shared, &coordination).await;
         for id in shared.repositories.take_retired() {
-            clear_retired(Arc::clone(&shared), id).await;
+            coordination.tell(Event::Share { upstream: id.0, limit: None }).await;
+            clear_retired(&shared, id).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(SPACE_EVERY) => {}
+        let out_of_turn = tokio::select! {
+            () = tokio::time::sleep(SPACE_EVERY) => false,
+            () = shared.room.wanted() => true,
             () = shared.tasks.stopping() => return,
-        }
+        };
         space(&shared, &coordination).await;
-        since_notes += SPACE_EVERY;
-        if since_notes >= NOTES_EVERY {
-            since_notes = Duration::ZERO;
+        if out_of_turn {
+            settle(&shared, &coordination).await;
+            shared.room.made();
+        }
+        if shared.clock.now() >= notes_due {
+            notes_due = shared.clock.now().after(NOTES_EVERY);
             note_uses(&shared, Durability::Durable).await;
+            super::boot::drop_old_drafts(&shared).await;
             uploads::expire(&shared).await;
             if let Err(error) = documents::cap(&shared).await {
                 tracing::warn!(%error, "the documents cannot be capped");
@@ -116,28 +125,52 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
     }
 }
 
+/// Waits until what must go has gone; not for ever, since more may be chosen meanwhile.
+async fn settle(shared: &Shared, coordination: &Coordination) {
+    let until = shared.clock.now().after(SETTLE);
+    while coordination.counts().await.evicting_bytes > 0
+        && shared.clock.now() < until
+        && !shared.tasks.is_stopping()
+    {
+        tokio::time::sleep(SETTLE / 100).await;
+    }
+}
+
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
-    let used = Arc::new((shared.touched.take_blobs(), shared.touched.take_documents()));
+    for blobs in shared.touched.take_blobs().chunks(ROWS) {
+        note_some(shared, (blobs.to_vec(), Vec::new())).await;
+    }
+    for documents in shared.touched.take_documents().chunks(ROWS) {
+        note_some(shared, (Vec::new(), documents.to_vec())).await;
+    }
+    // Nothing in it: it carries the others to the disk.
+    if let Err(error) = shared.meta.apply(Batch::new(durability)).await {
+        tracing::warn!(%error, "last uses are not on the disk yet");
+    }
+}
+
+type Used = (Vec<(Digest, UnixMillis)>, Vec<(Digest, UnixMillis)>);
+
+/// One that was pushed or evicted since spoils them all: look again, never over what is newer.
+async fn note_some(shared: &Arc<Shared>, used: Used) {
+    let used = Arc::new(used);
     for _ in 0..NOTE_TRIES {
         let used = Arc::clone(&used);
-        let applied = match shared.read(move |shared| uses(shared, &used, durability)).await {
+        let applied = match shared.read(move |shared| uses(shared, &used)).await {
             Ok(batch) => shared.meta.apply(batch).await,
             Err(error) => return tracing::debug!(%error, "last uses are not noted"),
         };
         match applied {
             Ok(()) => return,
-            // One of them was pushed or evicted since: look again, never over what is newer.
             Err(MetaError::Conflict(_)) => {}
             Err(error) => return tracing::debug!(%error, "last uses are not noted"),
         }
     }
 }
 
-type Used = (Vec<(Digest, UnixMillis)>, Vec<(Digest, UnixMillis)>);
-
-fn uses(shared: &Shared, (blobs, documents): &Used, durability: Durability) -> Result<Batch, EngineError> {
-    let mut batch = Batch::new(durability);
+fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
     for (digest, at) in blobs {
         if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
             batch.require_equal(digest, &row);
@@ -173,28 +206,35 @@ where
     }
 }
 
-/// Removes what a retired repository left, a page of rows at a time, then its own row.
-async fn clear_retired(shared: Arc<Shared>, id: RepositoryId) {
-    uploads::give_up_all(&shared, id).await;
-    loop {
-        let applied = match shared.read(move |shared| clear_page(shared, id)).await {
-            Ok((batch, done)) => shared.meta.apply(batch).await.map(|()| done).map_err(EngineError::from),
-            Err(error) => Err(error),
-        };
-        match applied {
-            Ok(true) => return,
-            Ok(false) if shared.tasks.is_stopping() => return,
-            Ok(false) => tokio::task::yield_now().await,
-            Err(error) => {
-                tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
-                return;
-            }
-        }
+/// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came
+/// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
+/// until room is wanted.
+async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
+    uploads::give_up_all(shared, id).await;
+    let cleared = async {
+        clear_rows(shared, id).await?;
+        let mut last = Batch::new(Durability::Relaxed);
+        last.delete::<RepositoryRow>(&id);
+        shared.meta.apply(last).await?;
+        clear_rows(shared, id).await
+    };
+    if let Err(error) = cleared.await {
+        tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
     }
 }
 
-/// Whether that was the last.
-fn clear_page(shared: &Shared, id: RepositoryId) -> Result<(Batch, bool), EngineError> {
+async fn clear_rows(shared: &Arc<Shared>, id: RepositoryId) -> Result<(), EngineError> {
+    while let Some(page) = shared.read(move |shared| clear_page(shared, id)).await? {
+        if shared.tasks.is_stopping() {
+            return Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping"));
+        }
+        shared.meta.apply(page).await?;
+    }
+    Ok(())
+}
+
+/// `None`: nothing is left.
+fn clear_page(shared: &Shared, id: RepositoryId) -> Result<Option<Batch>, EngineError> {
     let mut batch = Batch::new(Durability::Relaxed);
     let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
     let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
@@ -209,9 +249,6 @@ fn clear_page(shared: &Shared, id: RepositoryId) -> Result<(Batch, bool), Engine
     for (key, _) in &referrers {
         batch.delete::<ReferrerRow>(key);
     }
-    let done = links.is_empty() && tags.is_empty() && referrers.is_empty();
-    if done {
-        batch.delete::<RepositoryRow>(&id);
-    }
-    Ok((batch, done))
+    let empty = links.is_empty() && tags.is_empty() && referrers.is_empty();
+    Ok((!empty).then_some(batch))
 }

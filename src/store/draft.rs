@@ -280,12 +280,26 @@ impl Draft {
             file.cut(len)?;
         }
         match durability {
-            Durability::Relaxed => layout.publish_relaxed(*id, digest, len),
+            Durability::Relaxed if layout.publish_new(*id, digest)? => Ok(()),
+            // Who was first stays, if it is right: it may be a pushed one, which is synced.
+            Durability::Relaxed if self.is_right(digest, len) => layout.remove_draft(*id).map(drop),
+            Durability::Relaxed => layout.replace(*id, digest),
             Durability::Durable => {
                 file.sync_data()?;
                 layout.publish_durable(*id, digest)
             }
         }
+    }
+
+    /// Whether the bytes that lie under `digest` already are those. Their length alone would not tell: not every
+    /// file system keeps length and bytes together when the power fails.
+    fn is_right(&self, digest: &Digest, len: u64) -> bool {
+        let there = self.parts.layout.open_blob(digest).ok().flatten();
+        there.is_some_and(|file| {
+            let file = self.parts.file.sibling(file);
+            let blob = file.len().is_ok_and(|there| there == len).then(|| Blob::new(Arc::new(file), len));
+            blob.is_some_and(|blob| blob.hash(digest.algorithm()).is_ok_and(|found| found == *digest))
+        })
     }
 
     /// Completes the tails without publishing: the bytes are verified but cannot be kept. As with `publish`, a

@@ -91,6 +91,7 @@ pub struct Metrics {
     cache_bypass: Counter,
     evictions: Counter,
     evicted_bytes: Counter,
+    disk_errors: Counter,
     invariant_violations: Counter,
     meta_commits: Counter,
     fills_in_flight: LevelGauge,
@@ -136,6 +137,7 @@ impl Metrics {
             cache_bypass: add(r, "cache_bypass", "Answers streamed past the cache for want of room"),
             evictions: add(r, "evictions", "Cached blobs removed to make room"),
             evicted_bytes: add(r, "evicted_bytes", "Bytes of cached blobs removed to make room"),
+            disk_errors: add(r, "disk_errors", "Reads and writes of cached blobs that the disk failed"),
             invariant_violations: add(
                 r,
                 "invariant_violations",
@@ -213,6 +215,10 @@ impl Metrics {
     pub fn evicted(&self, bytes: u64) {
         self.evictions.inc();
         self.evicted_bytes.inc_by(bytes);
+    }
+
+    pub fn disk_error(&self) {
+        self.disk_errors.inc();
     }
 
     pub fn invariant_violation(&self) {

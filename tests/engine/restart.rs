@@ -10,7 +10,8 @@ use binaryrepo::meta::{
 };
 use binaryrepo::names::Digest;
 
-use super::house::{House, drain, open};
+use super::house::{House, drain};
+use super::rig::Disk;
 use super::support::image::Image;
 use super::support::upstream::{Options, Registry};
 
@@ -79,15 +80,7 @@ async fn the_least_recently_used_go_first_and_readers_finish() {
     let reading = house.blob("a/n1", &images[1].layers[0].digest, "").await.unwrap();
     house.manifest("a/n3", "latest", Want::Body).await.unwrap();
     house.pull("a/n3", &images[3].layers[0].digest).await.unwrap().whole();
-    let cached = |house: &House| {
-        let mut files = Vec::new();
-        for shard in std::fs::read_dir(house.dir.path().join("cas/sha256")).unwrap() {
-            for file in std::fs::read_dir(shard.unwrap().path()).unwrap() {
-                files.push(file.unwrap().metadata().unwrap().len());
-            }
-        }
-        files.iter().filter(|size| **size == 300_000).count()
-    };
+    let cached = |house: &House| house.files().iter().filter(|(_, size)| *size == 300_000).count();
     house.eventually("one has gone", |house| cached(house) <= 3).await;
     assert_eq!(drain(reading.reader.unwrap()).await.whole(), images[1].layers[0].bytes);
     let first = house.blob("a/n0", &images[0].layers[0].digest, "").await.unwrap();
@@ -109,9 +102,9 @@ async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() 
     }
     let [pushed, cached] = images.each_ref().map(|image| image.layers[0].digest);
     house.pull("a/pushed", &pushed).await.unwrap().whole();
-    let House { engine, dir, settings } = house;
+    let House { engine, dir, settings, ledger, .. } = house;
     engine.shutdown().await;
-    drop(engine);
+    drop((engine, ledger));
     let rows = |path: &std::path::Path| RedbMeta::open(&path.join("meta.redb"), Meta::default()).unwrap().0;
     let meta = rows(dir.path());
     let mut batch = Batch::new(Durability::Durable);
@@ -123,8 +116,7 @@ async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() 
 
     let log = Log::default();
     let listening = log.listen();
-    let engine = open(&dir, &settings).await;
-    let house = House { engine, dir, settings };
+    let house = House::open(dir, settings, Disk::default()).await;
     house.eventually("the start says what is missing", |_| log.says(&pushed)).await;
     drop(listening);
     assert!(log.text().contains("ERROR"), "{}", log.text());
@@ -145,8 +137,8 @@ async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() 
     assert_eq!(pinned, 300_000);
     assert!(file(&house.dir, &pushed).exists() && file(&house.dir, &cached).exists());
     house.engine.shutdown().await;
-    let House { dir, engine, .. } = house;
-    drop(engine);
+    let House { dir, engine, ledger, .. } = house;
+    drop((engine, ledger));
     let meta = rows(dir.path());
     assert!(meta.get::<ContentRow>(&pushed).unwrap().unwrap().pushed);
     assert!(meta.get::<CopyRow>(&pushed).unwrap().is_some());
