@@ -10,6 +10,7 @@ mod grants;
 mod repository;
 mod route;
 mod tokens;
+mod upkeep;
 mod users;
 
 #[cfg(test)]
@@ -88,6 +89,7 @@ async fn perform(
         Action::TakeBack { user, repository, images } => {
             grants::take_back(engine, &user, repository.as_ref(), images).await
         }
+        Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

@@ -25,6 +25,9 @@ pub(super) enum Action {
         repository: Option<RepositoryName>,
     },
     Purge,
+    Collect {
+        dry_run: bool,
+    },
     Status,
     ListUsers,
     CreateUser,
@@ -60,6 +63,7 @@ impl Action {
             Self::DeleteRepository { name, .. } => ("api.repository.delete", Some(name)),
             Self::ListCached { repository } => ("api.cached", repository.as_ref()),
             Self::Purge => ("api.purge", None),
+            Self::Collect { .. } => ("api.gc", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -110,6 +114,11 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             only(method, &Method::POST)?;
             query.allow(&[])?;
             Ok(Action::Purge)
+        }
+        ["api", "gc"] => {
+            only(method, &Method::POST)?;
+            query.allow(&["dry_run"])?;
+            Ok(Action::Collect { dry_run: query.flag("dry_run")? })
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -190,7 +199,7 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/cached, /api/purge, /api/users, /api/users/NAME, \
+        "there are /api/repository, /api/repository/NAME, /api/cached, /api/purge, /api/gc, /api/users, /api/users/NAME, \
          /api/tokens, /api/tokens/ID, /api/grants and /api/status",
     )
 }

@@ -39,18 +39,25 @@ pub(super) enum Eviction {
 /// Removes a cached copy. Readers that have it open finish undisturbed.
 pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
     let digest = *digest;
+    let was_pushed = match let_go(shared, &digest).await {
+        Ok(LetGo::Held) => return Eviction::Pushed,
+        Ok(LetGo::Cached) => false,
+        Ok(LetGo::Pushed) => true,
+        Err(error) => {
+            tracing::warn!(%digest, %error, "pushed content cannot be let go");
+            return Eviction::Failed;
+        }
+    };
     let removed = shared
         .read(move |shared| {
-            if shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed) {
-                return Ok(None);
-            }
             let size = shared.meta.get::<CopyRow>(&digest)?.map_or(0, |copy| copy.size);
             shared.store.unlink(&digest)?;
-            Ok(Some(size))
+            Ok(size)
         })
         .await;
     match removed {
-        Ok(Some(size)) => {
+        Ok(_) if was_pushed => Eviction::Done,
+        Ok(size) => {
             let mut batch = Batch::new(Durability::Relaxed);
             batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
@@ -61,11 +68,38 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
             tracing::debug!(%digest, size, "evicted");
             Eviction::Done
         }
-        Ok(None) => Eviction::Pushed,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
             Eviction::Failed
         }
+    }
+}
+
+/// Whether the sweep may take a copy.
+enum LetGo {
+    /// Somebody pushed it, and images hold it.
+    Held,
+    /// Its rows said that it was pushed, and are gone.
+    Pushed,
+    Cached,
+}
+
+/// What was pushed goes only once no image holds it: its rows first, so that no row ever promises what is gone. Nobody
+/// who brings it again does so meanwhile: their claim waits for the sweep.
+async fn let_go(shared: &Arc<Shared>, digest: &Digest) -> Result<LetGo, EngineError> {
+    let digest = *digest;
+    let pushed = shared.read(move |shared| Ok(shared.meta.get::<ContentRow>(&digest)?)).await?;
+    let Some(content) = pushed.filter(|content| content.pushed) else { return Ok(LetGo::Cached) };
+    let mut batch = Batch::new(Durability::Durable);
+    batch.require_none::<HolderRow>(&digest).require_equal(&digest, &content);
+    batch.delete::<ContentRow>(&digest).delete::<CopyRow>(&digest);
+    match shared.meta.apply(batch).await {
+        Ok(()) => {
+            shared.metrics.collected(content.size);
+            Ok(LetGo::Pushed)
+        }
+        Err(MetaError::Conflict(_)) => Ok(LetGo::Held),
+        Err(error) => Err(error.into()),
     }
 }
 
