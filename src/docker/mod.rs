@@ -28,7 +28,7 @@ use http::StatusCode;
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
-use crate::engine::{Engine, Identity, Repositories, Repository, Scope};
+use crate::engine::{Engine, Identity, Principal, Repositories, Repository, Scope};
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
@@ -183,6 +183,14 @@ impl Call<'_> {
                 referrers::list(engine, &scope, address, &digest, &query).await
             }
             Action::Push(push) => push::act(self, &scope, push, body).await,
+        }
+    }
+
+    /// Who pushes. By then it is known who they are.
+    fn principal(&self) -> &Principal {
+        match self.context.identity {
+            Ok(identity) => &identity.principal,
+            Err(_) => &Principal::Anonymous,
         }
     }
 
