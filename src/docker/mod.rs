@@ -47,7 +47,7 @@ pub async fn handle(engine: &Engine, context: &Context<'_>, request: &Parts) -> 
     let answered = answer(engine, context, request, &mut note).await;
     let reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
     note.verdict = reply.note.verdict;
-    reply.with_header(API_VERSION, "registry/2.0").with_note(note)
+    reply.with_static(API_VERSION, "registry/2.0").with_note(note)
 }
 
 /// `note` is filled as the request is understood, so that a refusal is logged with all that was known of it.
@@ -105,9 +105,11 @@ impl Call<'_> {
                 pull::manifest(engine, &scope, &reference, want, headers).await
             }
             Action::Blob { digest, want } => pull::blob(engine, &scope, &digest, want, headers).await,
-            Action::Tags { page } => tags::list(engine, &scope, address, page).await,
+            // Boxed: rare and large, and the future of every other request would be as large.
+            Action::Tags { page } => Box::pin(tags::list(engine, &scope, address, page)).await,
             Action::Referrers { digest, artifact_type, query } => {
-                referrers::list(engine, &scope, address, &digest, artifact_type.as_deref(), &query).await
+                let artifact_type = artifact_type.as_deref();
+                Box::pin(referrers::list(engine, &scope, address, &digest, artifact_type, &query)).await
             }
             Action::Push(push) => Err(push::refuse(self.directory, &address.repository, push)),
         }

@@ -26,7 +26,8 @@ impl Engine {
             )
             .with_verdict(Verdict::Local));
         }
-        let (page, verdict) = self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;
+        let (page, verdict) =
+            self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;
         let list: TagList = serde_json::from_slice(&page.bytes).map_err(|_| {
             EngineError::new(ErrorKind::UpstreamUnavailable, "the upstream's list of tags cannot be read")
         })?;

@@ -56,8 +56,7 @@ impl Repositories {
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
-        let name: RepositoryName = name.parse().ok()?;
-        self.by_name.get(&name).map(|entry| Arc::clone(&entry))
+        self.by_name.get(name).map(|entry| Arc::clone(&entry))
     }
 
     pub(super) fn by_id(&self, id: RepositoryId) -> Option<Arc<Repository>> {
@@ -249,7 +248,10 @@ fn revive(
     clock: &Clock,
 ) -> Result<Repository, EngineError> {
     match (make(id, name.clone(), spec.clone(), created, clock), spec) {
-        (Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }), RepositorySpec::Remote(spec)) => {
+        (
+            Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+            RepositorySpec::Remote(spec),
+        ) => {
             tracing::error!(repository = %name, field, why = message,
                 "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
             let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));

@@ -68,14 +68,14 @@ impl Service {
 }
 
 impl Handler for Service {
-    type Body = ResponseBody<Line>;
+    type Body = ResponseBody<Box<Line>>;
     type Held = Held;
 
     fn connected(&self) -> Held {
         self.0.envelope.metrics.connection()
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody<Line>> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody<Box<Line>>> {
         let front = &self.0;
         front.envelope.answer(request, peer, |arrival| front.dispatch(arrival)).await
     }
@@ -87,7 +87,7 @@ impl Front {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, caller, .. } = &arrival;
+        let Arrival { parts, caller, request_id, .. } = &arrival;
         let door = Door::of(parts.uri.path(), &self.site, &caller.host);
         if let Some(refusal) = door.refuses(&parts.method) {
             return refusal;
@@ -95,16 +95,17 @@ impl Front {
         match door {
             Door::Index => door::index(),
             Door::Health => door::health(),
-            Door::Ready => self.ready(caller).await,
+            // Boxed: rare and large, and the future of every pull would be as large.
+            Door::Ready => Box::pin(self.ready(caller)).await,
             Door::Metrics => door::scrape(&self.envelope.metrics),
-            Door::Management => self.manage(arrival).await,
+            Door::Management => Box::pin(self.manage(arrival)).await,
             Door::Registry => {
                 let context = docker::Context {
                     site: &self.site,
                     host: &caller.host,
                     prefix: caller.prefix.as_deref(),
                     direct: caller.direct,
-                    request_id: &caller.request_id,
+                    request_id: request_id.as_str(),
                 };
                 docker::handle(&self.engine, &context, parts).await
             }
@@ -129,7 +130,7 @@ impl Front {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, body, caller } = arrival;
+        let Arrival { parts, body, caller, .. } = arrival;
         if let Err(refusal) = auth::may_manage(&self.gate, &caller, &parts.headers) {
             return closing(door::refused(refusal));
         }

@@ -37,7 +37,8 @@ async fn names_references_and_paths_that_cannot_be() {
     let long = format!("/v2/docker-remote/{}/manifests/7", "a".repeat(256));
     let endless = format!("/v2/docker-remote/{}/manifests/7", "a/".repeat(5_000));
     let tag = format!("/v2/docker-remote/redis/manifests/{}", "t".repeat(129));
-    let upper = format!("/v2/docker-remote/redis/blobs/{}", DIGEST.to_uppercase().replace("SHA256", "sha256"));
+    let upper =
+        format!("/v2/docker-remote/redis/blobs/{}", DIGEST.to_uppercase().replace("SHA256", "sha256"));
     check(
         &house,
         &[
@@ -58,7 +59,12 @@ async fn names_references_and_paths_that_cannot_be() {
             ("HEAD", "/v2/docker-remote/redis/manifests/.x", 404, ""),
             ("GET", "/v2/docker-remote/redis/manifests/sha256:baddigeststring", 400, "DIGEST_INVALID"),
             ("GET", "/v2/docker-remote/redis/blobs/latest", 400, "DIGEST_INVALID"),
-            ("GET", "/v2/docker-remote/redis/blobs/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"),
+            (
+                "GET",
+                "/v2/docker-remote/redis/blobs/md5:d41d8cd98f00b204e9800998ecf8427e",
+                400,
+                "DIGEST_INVALID",
+            ),
             ("GET", "/v2/docker-remote/redis/blobs/sha256:../../etc/passwd", 400, "NAME_INVALID"),
             ("HEAD", "/v2/docker-remote/redis/blobs/sha256:abc", 400, ""),
             ("GET", &upper, 400, "DIGEST_INVALID"),
@@ -119,9 +125,7 @@ async fn a_push_to_a_remote_is_told_where_to_go() {
         assert_eq!((status, code.as_str()), (405, "UNSUPPORTED"), "{method} {path}");
         assert!(message.contains("docker-local"), "{message}");
     }
-    for (method, path) in
-        [("DELETE", path("manifests/7")), ("DELETE", path(&format!("blobs/{DIGEST}")))]
-    {
+    for (method, path) in [("DELETE", path("manifests/7")), ("DELETE", path(&format!("blobs/{DIGEST}")))] {
         let (status, code, message) = house.send(Ask::new(method, &path)).await.error();
         assert_eq!((status, code.as_str()), (405, "UNSUPPORTED"), "{method} {path}");
         assert!(message.contains("purge"), "{message}");

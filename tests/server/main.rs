@@ -1,6 +1,9 @@
 //! The server as a whole through what the outside sees of it: requests, commands, signals, log lines, metrics.
 //! In front of a scripted upstream, on loopback, on ports that the system chose.
-#![expect(clippy::disallowed_methods, reason = "tests look at files, and their clients are tasks of their own")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests look at files, and their clients are tasks of their own"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -93,7 +93,8 @@ async fn mistakes_are_told_with_the_field_that_is_wrong() {
         assert!(message.contains(words), "{form}: {message}");
         assert!(!message.contains("canary"));
     }
-    let missing = Ask::new("POST", "/api/repository").json(&with("password_file", json!("/nowhere/password")));
+    let missing =
+        Ask::new("POST", "/api/repository").json(&with("password_file", json!("/nowhere/password")));
     let (status, field, _) = house.send(missing).await.api_error();
     assert_eq!((status, field.as_str()), (400, "username"), "a password needs a user name");
     assert_eq!(names(&house.get("/api/repository").await.json()), ["docker-local", "docker-remote"]);
@@ -295,7 +296,8 @@ async fn what_is_cached_is_listed_and_purged() {
     purge(json!({ "repository": "docker-remote", "all": true })).await.json();
     assert_eq!(house.get("/api/cached").await.json(), json!({ "images": [] }));
 
-    let (status, field, _) = purge(json!({ "repository": "docker-remote", "imag": "redis" })).await.api_error();
+    let (status, field, _) =
+        purge(json!({ "repository": "docker-remote", "imag": "redis" })).await.api_error();
     assert_eq!((status, field.as_str()), (400, "imag"));
     assert_eq!(purge(json!({ "repository": "no-such", "all": true })).await.api_error().0, 404);
 }

@@ -33,8 +33,9 @@ impl Scene {
     }
 
     async fn count(&self, kind: &str, word: &str) -> u64 {
-        let line =
-            format!(r#"binaryrepo_verdicts_total{{repository="docker-remote",kind="{kind}",result="{word}"}}"#);
+        let line = format!(
+            r#"binaryrepo_verdicts_total{{repository="docker-remote",kind="{kind}",result="{word}"}}"#
+        );
         metric(&self.server.get("/metrics").await, &line)
     }
 
@@ -108,7 +109,8 @@ async fn joined_for_all_but_the_first() {
     assert_eq!((second.status, second.cache()), (200, Some("joined")));
     assert_eq!(second.body, image.layers[0].bytes);
     assert_eq!(first.rest().await.cache(), Some("miss"));
-    let mut words: Vec<_> = [0, 1].map(|number| scene.server.access_line(&layer, number)["cache"].clone()).into();
+    let mut words: Vec<_> =
+        [0, 1].map(|number| scene.server.access_line(&layer, number)["cache"].clone()).into();
     words.sort_by_key(ToString::to_string);
     assert_eq!(words, ["joined", "miss"]);
     assert_eq!((scene.count("blob", "joined").await, scene.count("blob", "miss").await), (1, 1));
@@ -186,7 +188,9 @@ async fn fills_and_waiters_are_shown_while_they_last() {
     open.until(1).await;
     for _ in 0..500 {
         let scrape = scene.server.get("/metrics").await;
-        if metric(&scrape, "binaryrepo_fills_in_flight") == 1 && metric(&scrape, "binaryrepo_open_bodies") == 1 {
+        if metric(&scrape, "binaryrepo_fills_in_flight") == 1
+            && metric(&scrape, "binaryrepo_open_bodies") == 1
+        {
             let whole = open.rest().await;
             assert_eq!(whole.body, image.layers[0].bytes);
             return;
