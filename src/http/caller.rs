@@ -94,7 +94,9 @@ impl RequestId {
 
     /// 128 random bits. No secret: it only has to be found again.
     fn new() -> Self {
-        let text = format!("{:032x}", fastrand::u128(..));
+        let random = fastrand::u128(..).to_be_bytes();
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        let text: Vec<u8> = random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         Self(HeaderValue::from_maybe_shared(Bytes::from(text)).expect("hexadecimal digits"))
     }
 
@@ -139,7 +141,7 @@ impl Caller {
             client,
             host: host.to_owned(),
             prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
-            direct: peer.is_loopback() && !TRACES_OF_A_PROXY.iter().any(|name| headers.contains_key(name)),
+            direct: peer.is_loopback() && !headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name)),
         })
     }
 }

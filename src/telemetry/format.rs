@@ -1,7 +1,7 @@
 //! Owns how a log line looks to a person: `time LEVEL target: message name=value …`. A server writes one for each
 //! request, so this is short of work. Must not know: where lines go, what they are about.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
@@ -22,28 +22,35 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        self.write(&mut out, event)
+        // In one piece: each step through `out` costs more than what is written.
+        let mut line = String::with_capacity(USUAL_LENGTH);
+        self.write(&mut line, event)?;
+        out.write_str(&line)
     }
 }
 
 impl Plain {
     #[expect(clippy::disallowed_methods, reason = "a line's stamp is read where the line is made")]
-    fn write(self, out: &mut dyn fmt::Write, event: &Event<'_>) -> fmt::Result {
+    fn write(self, line: &mut String, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
         let paint = |code: &'static str| if self.colours { code } else { "" };
-        out.write_str(paint(DIM))?;
-        write!(out, "{}", humantime::format_rfc3339_micros(SystemTime::now()))?;
-        out.write_str(paint(PLAIN))?;
+        line.push_str(paint(DIM));
+        write!(line, "{}", humantime::format_rfc3339_micros(SystemTime::now()))?;
+        line.push_str(paint(PLAIN));
         let (colour, word) = word_of(*about.level());
         for part in [paint(colour), word, paint(PLAIN), paint(DIM), about.target(), ":", paint(PLAIN)] {
-            out.write_str(part)?;
+            line.push_str(part);
         }
-        let mut fields = Fields { out, colours: self.colours, result: Ok(()) };
+        let mut fields = Fields { line, colours: self.colours, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
-        out.write_char('\n')
+        line.push('\n');
+        Ok(())
     }
 }
+
+/// Of a line about a request; it grows where there is more.
+const USUAL_LENGTH: usize = 512;
 
 const DIM: &str = "\x1b[2m";
 const PLAIN: &str = "\x1b[0m";
@@ -61,46 +68,52 @@ fn word_of(level: Level) -> (&'static str, &'static str) {
 
 /// Writes the fields of one event, the message without its name.
 struct Fields<'a> {
-    out: &'a mut dyn fmt::Write,
+    line: &'a mut String,
     colours: bool,
     result: fmt::Result,
 }
 
 impl Fields<'_> {
-    fn field(&mut self, field: &Field, value: impl FnOnce(&mut dyn fmt::Write) -> fmt::Result) {
-        if self.result.is_ok() {
-            self.result = self.name(field.name()).and_then(|()| value(self.out));
+    fn name(&mut self, field: &Field) {
+        if field.name() == "message" {
+            return self.line.push(' ');
         }
+        let parts = if self.colours {
+            [" ", DIM, field.name(), "=", PLAIN]
+        } else {
+            [" ", "", field.name(), "=", ""]
+        };
+        parts.into_iter().for_each(|part| self.line.push_str(part));
     }
 
-    fn name(&mut self, name: &str) -> fmt::Result {
-        if name == "message" {
-            return self.out.write_char(' ');
-        }
-        let parts = if self.colours { [" ", DIM, name, "=", PLAIN] } else { [" ", "", name, "=", ""] };
-        parts.into_iter().try_for_each(|part| self.out.write_str(part))
+    fn write(&mut self, value: fmt::Arguments<'_>) {
+        self.result = self.result.and_then(|()| self.line.write_fmt(value));
     }
 }
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.field(field, |out| write!(out, "{value:?}"));
+        self.name(field);
+        self.write(format_args!("{value:?}"));
     }
 
     /// In quotes, so that it cannot look like another field.
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.field(field, |out| match is_plain(value) {
-            true => ["\"", value, "\""].into_iter().try_for_each(|part| out.write_str(part)),
-            false => write!(out, "{value:?}"),
-        });
+        self.name(field);
+        match is_plain(value) {
+            true => ["\"", value, "\""].into_iter().for_each(|part| self.line.push_str(part)),
+            false => self.write(format_args!("{value:?}")),
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, |out| write!(out, "{value}"));
+        self.name(field);
+        self.write(format_args!("{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, |out| out.write_str(if value { "true" } else { "false" }));
+        self.name(field);
+        self.line.push_str(if value { "true" } else { "false" });
     }
 }
 
