@@ -46,8 +46,10 @@ e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (roo
 		containerd ctr=containerd debootstrap openssl curl
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
 
+# Each run begins with another seed; it prints which, and SIM_BASE repeats it.
 simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N replays one)
-	SIM_SCHEDULES=$${SIM_SCHEDULES:-10000000} cargo test --locked --features planted-bugs --test simulation -- --nocapture
+	SIM_SCHEDULES=$${SIM_SCHEDULES:-10000000} SIM_BASE=$${SIM_BASE:-$$(date +%s)000000000} \
+		cargo test --locked --features planted-bugs --test simulation -- --nocapture
 
 demo: rust ## 100 cold clients, one slow upstream, no Docker and no internet: prints who fetched what
 	cargo test $(cargo_flags) --test demo -- $(ARGS)

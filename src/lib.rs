@@ -36,6 +36,7 @@ pub mod upstream;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::iter;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -47,9 +48,12 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ConfigError, FirstAdmin};
 use crate::docker::Site;
-use crate::engine::{Engine, MaxSize, OpenError, RemoteSpec, Repository, RepositorySpec, Secret, Settings};
+use crate::engine::{
+    Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
+    Settings,
+};
 use crate::http::{Gate, Limits, Listener, Pace, Service};
 use crate::meta::MetaError;
 use crate::names::RepositoryName;
@@ -68,6 +72,8 @@ pub struct Started {
     /// What cached content may take.
     pub limit_bytes: u64,
     pub repositories: Vec<StartedRepository>,
+    /// Somebody can log in, so most pulls need it.
+    pub users: bool,
     /// `None`: the token came from the environment.
     pub token_file: Option<PathBuf>,
     /// From the start of the process until it listened.
@@ -92,6 +98,9 @@ pub enum StartError {
     InUse(PathBuf),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
+    /// Open to strangers, and nobody said that it should be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("{0}")]
     Failed(String),
 }
@@ -107,8 +116,16 @@ pub async fn serve(
     let address = config.server.listen;
     let listener = Listener::tcp(address).map_err(|source| StartError::Listen { address, source })?;
     let address = listener.local_address().unwrap_or(address);
-    let created = !config.storage.path.join(METADATA).exists();
+    let created = is_new(&config);
+    if created {
+        // Nothing is made for a server that will not start.
+        config.check_serving(false)?;
+    }
     let engine = offline(&config).await?;
+    if let Err(error) = let_somebody_in(&engine, &config).await {
+        engine.shutdown().await;
+        return Err(error);
+    }
     let (token, token_file) = admin_token(&config).map_err(|error| unusable(&config, error))?;
     let admin = Listener::admin(&config.storage.socket()).map_err(|error| unusable(&config, error))?;
     let status = engine.status().await;
@@ -119,6 +136,7 @@ pub async fn serve(
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
         repositories: engine.repositories().list().iter().map(|one| listed(one)).collect(),
+        users: !engine.accounts().is_empty(),
         token_file,
         took: Duration::from_millis(clock.now().0),
     });
@@ -130,7 +148,8 @@ pub async fn serve(
         stalled_write: config.server.write_timeout,
     };
     let grace = config.server.shutdown_grace;
-    let stopped = http::serve(vec![listener, admin], service, limits, shutdown, grace).await;
+    let stopped =
+        http::serve(iter::once(listener).chain(admin).collect(), service, limits, shutdown, grace).await;
     if stopped.broken > 0 {
         tracing::warn!(connections = stopped.broken, "the grace was over: connections were broken");
     }
@@ -141,11 +160,7 @@ pub async fn serve(
 
 /// The engine without a server, for commands while none runs. Its user shuts it down.
 pub async fn offline(config: &Config) -> Result<Engine, StartError> {
-    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
-    let engine = opened.map_err(|error| match error {
-        OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
-        error => unusable(config, error),
-    })?;
+    let engine = open(config, first(config)).await?;
     for entry in &config.repositories {
         if let Some(there) = engine.repositories().by_name(entry.name.as_str()) {
             if there.spec() != entry.spec {
@@ -162,6 +177,53 @@ pub async fn offline(config: &Config) -> Result<Engine, StartError> {
     Ok(engine)
 }
 
+/// Whether somebody can log in, while no server runs. The repositories of the configuration are not made.
+pub async fn has_users(config: &Config) -> Result<bool, StartError> {
+    if is_new(config) {
+        return Ok(false);
+    }
+    let engine = open(config, Vec::new()).await?;
+    let users = !engine.accounts().is_empty();
+    engine.shutdown().await;
+    Ok(users)
+}
+
+async fn open(config: &Config, first: Vec<(RepositoryName, RepositorySpec)>) -> Result<Engine, StartError> {
+    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first).await;
+    opened.map_err(|error| match error {
+        OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
+        error => unusable(config, error),
+    })
+}
+
+/// Makes the first administrator where there is nobody, and refuses a server that would be open by mistake.
+async fn let_somebody_in(engine: &Engine, config: &Config) -> Result<(), StartError> {
+    if let Some(first) = config.first_admin.as_ref().filter(|_| engine.accounts().is_empty()) {
+        let name = first.name.clone();
+        let failed =
+            |why: String| StartError::Failed(format!("the first administrator {}: {why}", first.name));
+        let password = read_password(first)
+            .map_err(|error| failed(format!("{}: {error}", first.password_file.display())))?;
+        let made = engine.accounts().create(NewAccount { name, password, admin: true }).await;
+        made.map_err(|error| failed(format!("the password {}", error.message)))?;
+        tracing::info!(user = %first.name, "made the first administrator");
+    }
+    Ok(config.check_serving(!engine.accounts().is_empty())?)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the first administrator's password comes in a file of its own"
+)]
+fn read_password(first: &FirstAdmin) -> io::Result<Secret> {
+    let text = std::fs::read_to_string(&first.password_file)?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+}
+
+fn is_new(config: &Config) -> bool {
+    !config.storage.path.join(METADATA).exists()
+}
+
 /// The file that makes a directory a data directory.
 const METADATA: &str = "meta.redb";
 const HUB: &str = "https://registry-1.docker.io";
@@ -171,8 +233,10 @@ fn first(config: &Config) -> Vec<(RepositoryName, RepositorySpec)> {
     let mut hub = RemoteSpec::new(Url::parse(HUB).expect("a constant address"));
     hub.upstream_namespace = Some("docker.io".to_owned());
     hub.default_mirror = true;
-    let all =
-        [("docker-remote", RepositorySpec::Remote(Box::new(hub))), ("docker-local", RepositorySpec::Local)];
+    let all = [
+        ("docker-remote", RepositorySpec::Remote(Box::new(hub))),
+        ("docker-local", RepositorySpec::Local(LocalSpec::default())),
+    ];
     let named = all.map(|(name, spec)| (name.parse::<RepositoryName>().expect("a constant name"), spec));
     let configured = |name: &RepositoryName| config.repositories.iter().any(|entry| entry.name == *name);
     named.into_iter().filter(|(name, _)| !configured(name)).collect()
@@ -201,6 +265,13 @@ fn front(config: &Config, token: Secret) -> http::Settings {
         },
         trusted_proxies: config.server.trusted_proxies.clone(),
         gate: Gate { token: Some(token), hosts },
+        public_origin: config
+            .server
+            .public_url
+            .as_ref()
+            .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        strangers: config.server.lets_strangers_in(),
+        open_access: config.server.open_access,
         pace: Pace::over(config.server.body_timeout),
     }
 }
@@ -228,7 +299,8 @@ fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
     }
     let mut random = [0_u8; 24];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-    let token = URL_SAFE_NO_PAD.encode(random);
+    // A prefix: a token that begins with a hyphen would be taken for an option on a command line.
+    let token = format!("bra_{}", URL_SAFE_NO_PAD.encode(random));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
     file.write_all(format!("{token}\n").as_bytes())?;
     file.sync_all()?;

@@ -39,6 +39,8 @@ pub struct Note {
     pub image: Option<ImageName>,
     pub reference: Option<String>,
     pub verdict: Option<Verdict>,
+    /// Who asked, where they logged in.
+    pub user: Option<String>,
 }
 
 impl Note {

@@ -73,6 +73,8 @@ fn help_names_every_command_and_teaches_with_examples() {
         "repo ",
         "ls ",
         "purge ",
+        "user ",
+        "grant ",
         "token ",
         "bench ",
         "version ",
@@ -92,6 +94,9 @@ fn help_names_every_command_and_teaches_with_examples() {
         &["repo", "add"],
         &["repo", "update"],
         &["token", "show"],
+        &["token", "create"],
+        &["user", "add"],
+        &["grant", "add"],
         &["bench", "herd"],
     ] {
         let (code, help, _) = run(&[command, &["--help"]].concat());
@@ -164,7 +169,8 @@ fn listening_beyond_loopback_takes_a_word() {
     assert_eq!(code, 3);
     assert!(
         stderr.contains("everyone who reaches")
-            && stderr.contains("hint: if that is meant, say so with --open-access"),
+            && stderr.contains("hint: make a user with `binaryrepo user add --admin NAME`")
+            && stderr.contains("--open-access"),
         "{stderr}"
     );
 }
@@ -336,6 +342,91 @@ fn a_herd_that_finds_no_registry_ends_with_4_and_one_that_is_not_served_with_1()
     drop(listener);
     let (code, _, stderr) = run(&herd);
     assert!(code == 4 && stderr.contains("does not answer\ncause: "), "{stderr}");
+}
+
+/// A command with something on its stdin, and the data directory in a place of its own.
+fn with_input(dir: &Path, args: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = binary(args);
+    command.arg("--data-dir").arg(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    // A command that reads no stdin may have closed it.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    ended(&child.wait_with_output().expect("the command ends"))
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test looks at the directory it gave")]
+fn users_grants_and_tokens_are_made_while_no_server_runs() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let run = |args: &[&str], input| with_input(dir.path(), args, input);
+    let (code, stdout, stderr) =
+        run(&["user", "add", "ada", "--admin", "--password-stdin"], "canary-password\n");
+    assert_eq!((code, stdout.as_str()), (0, "made ada\n"), "{stderr}");
+    assert!(stderr.contains("from now on pulls need a log-in"), "{stderr}");
+    let (code, _, stderr) = run(&["user", "add", "ben", "--password-stdin"], "short\n");
+    assert_eq!((code, stderr.as_str()), (2, "error: password: is too short: at least 8 characters\n"));
+    let (code, _, stderr) = run(&["user", "add", "ben"], "");
+    assert!(code == 2 && stderr.contains("--password-stdin"), "{stderr}");
+    assert_eq!(run(&["user", "add", "ben", "--password-stdin"], "canary-password").0, 0);
+    assert_eq!(run(&["user", "passwd", "ben", "--password-stdin"], "canary-another").0, 0);
+    assert_eq!(run(&["user", "update", "ben", "--disabled"], "").0, 0);
+    let (_, stdout, _) = run(&["user", "list"], "");
+    assert!(stdout.contains("administrator") && stdout.contains("disabled"), "{stdout}");
+    let granted = run(&["grant", "add", "ben", "write", "docker-local/team/*"], "");
+    assert_eq!(granted, (0, "ben: write docker-local/team/*\n".to_owned(), String::new()));
+    // Docker Hub's own short names.
+    let granted = run(&["grant", "add", "ben", "read", "docker-remote/redis"], "");
+    assert_eq!(granted.1, "ben: read docker-remote/library/redis\n");
+    let args = ["token", "create", "ci", "--robot", "--scope", "read:docker-local", "--expires", "90d"];
+    let (code, token, stderr) = run(&args, "");
+    assert!(code == 0 && token.starts_with("brt_") && token.trim().len() == 36, "{stderr}");
+    let id = stderr.split(' ').nth(1).expect("an id").to_owned();
+    let (_, stdout, _) = run(&["token", "list"], "");
+    assert!(
+        stdout.contains(&id) && stdout.contains("read:docker-local") && !stdout.contains("brt_"),
+        "{stdout}"
+    );
+    assert_eq!(run(&["token", "revoke", &id], "").1, format!("revoked {id}\n"));
+    assert_eq!(run(&["grant", "remove", "ben", "docker-remote/redis"], "").0, 0);
+    assert_eq!(run(&["grant", "list"], "").1.lines().count(), 2);
+    assert_eq!(run(&["user", "remove", "ben"], "").1, "removed ben\n");
+    assert!(run(&["grant", "list"], "").1.starts_with("nothing was granted"));
+    // Somebody can log in now, so the server may listen anywhere; and dockerd needs another address.
+    let (code, _, stderr) = run(&["check-config", "--listen", "0.0.0.0:8081"], "");
+    assert!(
+        code == 0 && stderr.contains("registry-mirror, http://REPOSITORY.binaryrepo.local:8081"),
+        "{stderr}"
+    );
+    let other = tempfile::tempdir().expect("a temporary directory");
+    let (code, _, stderr) = with_input(other.path(), &["check-config", "--listen", "0.0.0.0:8081"], "");
+    assert!(code == 3 && stderr.contains("binaryrepo user add"), "{stderr}");
+    assert_eq!(std::fs::read_dir(other.path()).expect("readable").count(), 0, "nothing is made by a look");
+}
+
+#[test]
+fn commands_about_people_ask_for_what_they_say() {
+    let made = r#"{"id":"0123456789ab","name":"ci","token":"brt_secret"}"#;
+    let args = ["token", "create", "ci", "--user", "ada", "--scope", "write:docker-local/team/*"];
+    let ((code, stdout, stderr), asked) = with_server(&args, "", "201 Created", made);
+    assert_eq!((code, stdout.as_str()), (0, "brt_secret\n"), "{stderr}");
+    assert!(asked.starts_with("POST /api/tokens "), "{asked}");
+    let body = r#"{"name":"ci","robot":false,"scopes":[{"images":"team/*","repository":"docker-local","role":"write"}],"user":"ada"}"#;
+    assert!(asked.ends_with(body), "{asked}");
+    let (_, asked) = with_server(&["grant", "remove", "a+b@c", "*"], "", "204 No Content", "");
+    assert!(asked.starts_with("DELETE /api/grants?user=a%2Bb%40c&repository=%2A&images=%2A "), "{asked}");
+    let (_, asked) = with_server(&["user", "update", "ada", "--admin=false"], "", "200 OK", "{}");
+    assert!(asked.starts_with("PUT /api/users/ada ") && asked.ends_with(r#"{"admin":false}"#), "{asked}");
+    for args in [
+        &["user", "add", "Ada"][..],
+        &["user", "update", "ada"],
+        &["grant", "add", "ada", "own", "x"],
+        &["token", "create", "x"],
+        &["token", "create", "x", "--robot"],
+        &["token", "create", "x", "--user", "a", "--robot"],
+        &["token", "revoke", "../x"],
+    ] {
+        assert_eq!(run(args).0, 2, "{args:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use binaryrepo::config::{Config, ConfigError, Setting, Sources};
-use binaryrepo::engine::{RepositorySpec, Secret};
+use binaryrepo::engine::{LocalSpec, RepositorySpec, Secret};
 use binaryrepo::telemetry::LogFormat;
 use binaryrepo::text::Limit;
 
@@ -50,7 +50,7 @@ fn none_is_needed() {
     assert_eq!(config.storage.path, PathBuf::from("/home/ada/.local/share/binaryrepo"));
     assert_eq!(config.storage.max_size, Limit::Percent(80));
     assert_eq!(config.log.format, LogFormat::Auto);
-    assert!(config.check_serving().is_ok());
+    assert!(config.check_serving(false).is_ok());
     assert_eq!(config.warnings(), []);
 }
 
@@ -200,7 +200,7 @@ package_type = "docker"
 "#;
     let config = load(text, &[("HUB_PASSWORD", "canary")]).expect("all right");
     let [remote, local] = config.repositories.as_slice() else { panic!("two entries") };
-    assert_eq!(local.spec, RepositorySpec::Local);
+    assert_eq!(local.spec, RepositorySpec::Local(LocalSpec::default()));
     let RepositorySpec::Remote(spec) = &remote.spec else { panic!("a remote") };
     assert_eq!(spec.password.as_ref().map(Secret::expose), Some("canary"));
     assert_eq!(spec.tag_ttl, Duration::from_secs(600));
@@ -235,10 +235,11 @@ fn a_password_shows_in_no_error() {
 #[test]
 fn beyond_loopback_takes_a_word() {
     let open = load("[server]\nlisten = \"0.0.0.0:8081\"", &[]).expect("readable for commands");
-    let error = open.check_serving().expect_err("nobody said so");
+    assert!(open.check_serving(true).is_ok(), "there is somebody to ask for");
+    let error = open.check_serving(false).expect_err("nobody said so");
     assert!(error.hint().unwrap_or_default().contains("--open-access"), "{error}");
     let said = load("[server]\nlisten = \"[::]:8081\"\nopen_access = true", &[]).expect("right");
-    assert!(said.check_serving().is_ok());
+    assert!(said.check_serving(false).is_ok());
 }
 
 #[test]

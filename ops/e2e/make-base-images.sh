@@ -4,12 +4,12 @@
 # second run takes a second.
 #
 #   CACHE_DIR   where the archive is kept       (target/base-images)
-#   MIRROR      a Debian mirror                 (http://deb.debian.org/debian)
+#   MIRROR      a Debian mirror                 (debootstrap's own)
 #   DOCKER      the client                      (docker)
 set -euo pipefail
 
 cache=${CACHE_DIR:-target/base-images}
-mirror=${MIRROR:-http://deb.debian.org/debian}
+mirror=${MIRROR:-}
 docker=${DOCKER:-docker}
 image=debian:bookworm-slim
 archive=$cache/debian-bookworm-nginx.tar
@@ -22,7 +22,7 @@ if [ ! -s "$archive" ]; then
     mkdir -p "$cache"
     tree=$(mktemp -d "$(realpath "$cache")/tree.XXXXXX")
     trap 'rm -rf "$tree" "$archive.part"' EXIT
-    debootstrap --variant=minbase --include=nginx bookworm "$tree" "$mirror" >"$cache/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include=nginx bookworm "$tree" ${mirror:+"$mirror"} >"$cache/debootstrap.log" 2>&1 ||
         { tail -20 "$cache/debootstrap.log" >&2; exit 1; }
     rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/usr/share/{doc,man,locale}/*
     tar -C "$tree" --numeric-owner -cf "$archive.part" .

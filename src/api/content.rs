@@ -5,16 +5,18 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::allowed::{administrators_only, managed};
+use super::body::{self, Form};
 use super::error::ApiError;
 use super::repository::find;
-use crate::engine::{CachedImage, Engine, Purge, Purged, Repository};
+use crate::engine::{CachedImage, Engine, Principal, Purge, Purged, Repository};
 use crate::names::{Digest, ImageName, RepositoryName, Tag};
 use crate::reply::Reply;
 use crate::text::{Parse, Text};
 
 pub(super) async fn list(engine: &Engine, repository: Option<&RepositoryName>) -> Result<Reply, ApiError> {
     if let Some(name) = repository {
-        find(engine, name)?;
+        find(engine, name, |_| true)?;
     }
     let images: Vec<Value> = engine.cached(repository).await?.iter().map(shown).collect();
     Ok(Reply::json(StatusCode::OK, &json!({ "images": images })))
@@ -43,9 +45,16 @@ struct PurgeForm {
     all: bool,
 }
 
-pub(super) async fn purge(engine: &Engine, body: &[u8]) -> Result<Reply, ApiError> {
+pub(super) async fn purge(engine: &Engine, caller: &Principal, body: &[u8]) -> Result<Reply, ApiError> {
     let form = PurgeForm::from_json(body)?;
-    let named = form.repository.as_ref().map(|Text(name)| find(engine, name)).transpose()?;
+    let find = |name| match caller.is_admin() {
+        true => find(engine, name, |_| true),
+        false => managed(engine, caller, name),
+    };
+    let named = form.repository.as_ref().map(|Text(name)| find(name)).transpose()?;
+    if named.is_none() && !caller.is_admin() {
+        return Err(administrators_only());
+    }
     let mut sum = Purged::default();
     // The same bytes may be cached through several repositories.
     let repositories = match named {
@@ -62,29 +71,17 @@ pub(super) async fn purge(engine: &Engine, body: &[u8]) -> Result<Reply, ApiErro
     Ok(Reply::json(StatusCode::OK, &body))
 }
 
-impl PurgeForm {
-    const FIELDS: [&str; 5] = ["repository", "image", "tag", "digest", "all"];
+impl Form for PurgeForm {
+    const FIELDS: &'static [&'static str] = &["repository", "image", "tag", "digest", "all"];
+    const HINT: &'static str = "say {\"repository\",\"image\"}, {\"repository\",\"image\",\"tag\"}, {\"digest\"} or {\"repository\",\"all\":true}";
+}
 
+impl PurgeForm {
     fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        let whole: Value = serde_json::from_slice(body)
-            .map_err(|error| ApiError::whole(format!("the body is not JSON: {error}")))?;
-        let Value::Object(object) = &whole else {
-            return Err(ApiError::whole("expected a JSON object").with_hint(Self::HINT));
-        };
-        // serde does not say which field is wrong, so each is tried alone.
-        for (field, value) in object {
-            if !Self::FIELDS.contains(&field.as_str()) {
-                return Err(ApiError::field(field, "unknown field").with_hint(Self::HINT));
-            }
-            let alone = json!({ field.as_str(): value });
-            Self::deserialize(&alone).map_err(|error| ApiError::field(field, error.to_string()))?;
-        }
-        let form = Self::deserialize(&whole).map_err(|error| ApiError::whole(error.to_string()))?;
+        let form: Self = body::read(body)?;
         form.check()?;
         Ok(form)
     }
-
-    const HINT: &str = "say {\"repository\",\"image\"}, {\"repository\",\"image\",\"tag\"}, {\"digest\"} or {\"repository\",\"all\":true}";
 
     fn check(&self) -> Result<(), ApiError> {
         let chosen =

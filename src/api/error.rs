@@ -41,6 +41,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     /// `allowed` as in the `Allow` header: `GET, POST`.
     pub(super) fn method(allowed: &str) -> Self {
         let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes {allowed}"));
@@ -49,6 +53,11 @@ impl ApiError {
 
     pub(super) fn too_large(limit: usize) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {limit} bytes"))
+    }
+
+    pub fn with_wait(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
     }
 
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -105,6 +114,15 @@ fn status(kind: &ErrorKind) -> StatusCode {
         ErrorKind::UpstreamUnavailable => StatusCode::BAD_GATEWAY,
         ErrorKind::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::UploadUnknown => StatusCode::NOT_FOUND,
+        // Pushes only: no management request meets them.
+        ErrorKind::UploadOutOfOrder { .. }
+        | ErrorKind::DigestMismatch
+        | ErrorKind::TooLarge
+        | ErrorKind::ManifestInvalid
+        | ErrorKind::SizeMismatch
+        | ErrorKind::ReferencesUnknown(_) => StatusCode::BAD_REQUEST,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -1,11 +1,16 @@
 //! Owns the management API: `/api/...`, JSON in and out. The command line speaks it too, over a socket or
 //! straight into the engine.
-//! Must not know: sockets, who may call it, database, files.
+//! Must not know: sockets, how a caller is recognised, database, files.
 
+mod allowed;
+mod body;
 mod content;
 mod error;
+mod grants;
 mod repository;
 mod route;
+mod tokens;
+mod users;
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +21,7 @@ use serde_json::json;
 
 pub use error::ApiError;
 
-use crate::engine::{Engine, Status};
+use crate::engine::{Engine, Principal, Status};
 use crate::reply::{Note, Reply};
 use route::Action;
 
@@ -31,11 +36,14 @@ pub struct ApiRequest {
     pub path: String,
     pub query: Option<String>,
     pub body: Bytes,
+    pub caller: Principal,
 }
 
-/// Answers a caller who may do what he asks: whether he may was looked at before.
+/// Answers a request.
 pub async fn handle(engine: &Engine, request: ApiRequest) -> Reply {
-    let action = match route::route(&request.method, &request.path, request.query.as_deref()) {
+    // A HEAD is a GET whose body is left out on the way.
+    let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+    let action = match route::route(method, &request.path, request.query.as_deref()) {
         Ok(action) => action,
         Err(error) => return error.into_reply().with_note(Note::of("api.unknown")),
     };
@@ -43,20 +51,43 @@ pub async fn handle(engine: &Engine, request: ApiRequest) -> Reply {
     let answer = if request.body.len() > MAX_BODY {
         Err(ApiError::too_large(MAX_BODY))
     } else {
-        perform(engine, action, &request.body).await
+        match allowed::check(engine, &request.caller, &action) {
+            Ok(()) => perform(engine, &request.caller, action, &request.body).await,
+            Err(error) => Err(error),
+        }
     };
     answer.unwrap_or_else(ApiError::into_reply).with_note(note)
 }
 
-async fn perform(engine: &Engine, action: Action, body: &[u8]) -> Result<Reply, ApiError> {
+async fn perform(
+    engine: &Engine,
+    caller: &Principal,
+    action: Action,
+    body: &[u8],
+) -> Result<Reply, ApiError> {
     match action {
-        Action::ListRepositories => Ok(repository::list(engine)),
+        Action::ListRepositories => Ok(repository::list(engine, caller)),
         Action::CreateRepository => repository::create(engine, body).await,
         Action::ShowRepository(name) => repository::show(engine, &name),
         Action::ChangeRepository(name) => repository::change(engine, &name, body).await,
         Action::DeleteRepository { name, purge } => repository::delete(engine, &name, purge).await,
         Action::ListCached { repository } => content::list(engine, repository.as_ref()).await,
-        Action::Purge => content::purge(engine, body).await,
+        Action::Purge => content::purge(engine, caller, body).await,
+        Action::ListUsers => Ok(users::list(engine)),
+        Action::CreateUser => users::create(engine, body).await,
+        Action::ShowUser(name) => users::show(engine, &name),
+        Action::ChangeUser(name) => users::change(engine, caller, &name, body).await,
+        Action::RemoveUser(name) => users::remove(engine, &name).await,
+        Action::ListTokens { user } => tokens::list(engine, caller, user.as_ref()),
+        Action::CreateToken => tokens::create(engine, caller, body).await,
+        Action::RevokeToken(id) => tokens::revoke(engine, caller, &id).await,
+        Action::ListGrants { user, repository } => {
+            grants::list(engine, caller, user.as_ref(), repository.as_ref())
+        }
+        Action::Grant => grants::grant(engine, caller, body).await,
+        Action::TakeBack { user, repository, images } => {
+            grants::take_back(engine, &user, repository.as_ref(), images).await
+        }
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

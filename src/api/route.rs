@@ -1,10 +1,13 @@
 //! Owns the way from method and path to an action. Pure.
 //! Must not know: what there is, and how an action is performed.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use http::Method;
 
 use super::error::ApiError;
-use crate::names::RepositoryName;
+use crate::names::{AccountName, ImagePattern, RepositoryName};
 use crate::reply::Note;
 
 /// What a caller asks for.
@@ -14,10 +17,36 @@ pub(super) enum Action {
     CreateRepository,
     ShowRepository(RepositoryName),
     ChangeRepository(RepositoryName),
-    DeleteRepository { name: RepositoryName, purge: bool },
-    ListCached { repository: Option<RepositoryName> },
+    DeleteRepository {
+        name: RepositoryName,
+        purge: bool,
+    },
+    ListCached {
+        repository: Option<RepositoryName>,
+    },
     Purge,
     Status,
+    ListUsers,
+    CreateUser,
+    ShowUser(AccountName),
+    ChangeUser(AccountName),
+    RemoveUser(AccountName),
+    ListTokens {
+        user: Option<AccountName>,
+    },
+    CreateToken,
+    RevokeToken(String),
+    ListGrants {
+        user: Option<AccountName>,
+        repository: Option<RepositoryName>,
+    },
+    Grant,
+    /// Without a repository: what was granted in all of them.
+    TakeBack {
+        user: AccountName,
+        repository: Option<RepositoryName>,
+        images: Option<ImagePattern>,
+    },
 }
 
 impl Action {
@@ -32,6 +61,17 @@ impl Action {
             Self::ListCached { repository } => ("api.cached", repository.as_ref()),
             Self::Purge => ("api.purge", None),
             Self::Status => ("api.status", None),
+            Self::ListUsers => ("api.user.list", None),
+            Self::CreateUser => ("api.user.create", None),
+            Self::ShowUser(_) => ("api.user.show", None),
+            Self::ChangeUser(_) => ("api.user.change", None),
+            Self::RemoveUser(_) => ("api.user.remove", None),
+            Self::ListTokens { .. } => ("api.token.list", None),
+            Self::CreateToken => ("api.token.create", None),
+            Self::RevokeToken(_) => ("api.token.revoke", None),
+            Self::ListGrants { repository, .. } => ("api.grant.list", repository.as_ref()),
+            Self::Grant => ("api.grant.add", None),
+            Self::TakeBack { repository, .. } => ("api.grant.remove", repository.as_ref()),
         };
         Note { repository: repository.cloned(), ..Note::of(action) }
     }
@@ -64,10 +104,7 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
         ["api", "cached"] => {
             only(method, &Method::GET)?;
             query.allow(&["repository"])?;
-            let parse = |text: String| {
-                text.parse().map_err(|error| ApiError::field("repository", format!("{error}")))
-            };
-            Ok(Action::ListCached { repository: query.value("repository").map(parse).transpose()? })
+            Ok(Action::ListCached { repository: query.parsed("repository")? })
         }
         ["api", "purge"] => {
             only(method, &Method::POST)?;
@@ -79,10 +116,83 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             query.allow(&[])?;
             Ok(Action::Status)
         }
-        _ => Err(ApiError::not_found("the management API has no such path").with_hint(
-            "there are /api/repository, /api/repository/NAME, /api/cached, /api/purge and /api/status",
-        )),
+        ["api", "users" | "tokens" | "grants", ..] => people(method, &segments[1..], &query),
+        _ => Err(nowhere()),
     }
+}
+
+/// What concerns users, their tokens and what was granted to them.
+fn people(method: &Method, segments: &[&str], query: &Query<'_>) -> Result<Action, ApiError> {
+    match segments {
+        ["users"] => {
+            query.allow(&[])?;
+            match *method {
+                Method::GET => Ok(Action::ListUsers),
+                Method::POST => Ok(Action::CreateUser),
+                _ => Err(ApiError::method("GET, POST")),
+            }
+        }
+        ["users", name] => {
+            let Ok(name) = name.parse() else {
+                return Err(ApiError::not_found(format!("there is no user {name}")));
+            };
+            query.allow(&[])?;
+            match *method {
+                Method::GET => Ok(Action::ShowUser(name)),
+                Method::PUT => Ok(Action::ChangeUser(name)),
+                Method::DELETE => Ok(Action::RemoveUser(name)),
+                _ => Err(ApiError::method("GET, PUT, DELETE")),
+            }
+        }
+        ["tokens"] => {
+            query.allow(if *method == Method::GET { &["user"] } else { &[] })?;
+            match *method {
+                Method::GET => Ok(Action::ListTokens { user: query.parsed("user")? }),
+                Method::POST => Ok(Action::CreateToken),
+                _ => Err(ApiError::method("GET, POST")),
+            }
+        }
+        ["tokens", id] => {
+            only(method, &Method::DELETE)?;
+            query.allow(&[])?;
+            Ok(Action::RevokeToken((*id).to_owned()))
+        }
+        ["grants"] => grants(method, query),
+        _ => Err(nowhere()),
+    }
+}
+
+fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
+    match *method {
+        Method::GET => {
+            query.allow(&["user", "repository"])?;
+            let (user, repository) = (query.parsed("user")?, query.parsed("repository")?);
+            Ok(Action::ListGrants { user, repository })
+        }
+        Method::POST => {
+            query.allow(&[])?;
+            Ok(Action::Grant)
+        }
+        Method::DELETE => {
+            query.allow(&["user", "repository", "images"])?;
+            let missing = |field| ApiError::field(field, "is missing from the query");
+            let user = query.parsed("user")?.ok_or_else(|| missing("user"))?;
+            let repository = match query.value("repository").as_deref() {
+                None => return Err(missing("repository")),
+                Some("*") => None,
+                Some(_) => query.parsed("repository")?,
+            };
+            Ok(Action::TakeBack { user, repository, images: query.parsed("images")? })
+        }
+        _ => Err(ApiError::method("GET, POST, DELETE")),
+    }
+}
+
+fn nowhere() -> ApiError {
+    ApiError::not_found("the management API has no such path").with_hint(
+        "there are /api/repository, /api/repository/NAME, /api/cached, /api/purge, /api/users, /api/users/NAME, \
+         /api/tokens, /api/tokens/ID, /api/grants and /api/status",
+    )
 }
 
 fn only(method: &Method, allowed: &Method) -> Result<(), ApiError> {
@@ -104,6 +214,11 @@ impl Query<'_> {
     fn value(&self, name: &str) -> Option<String> {
         let mut pairs = url::form_urlencoded::parse(self.0.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        let parse = |text: String| text.parse().map_err(|error| ApiError::field(name, format!("{error}")));
+        self.value(name).map(parse).transpose()
     }
 
     fn flag(&self, name: &str) -> Result<bool, ApiError> {

@@ -158,6 +158,10 @@ pub enum Event<K, S> {
     EvictFailed {
         key: K,
     },
+    /// Not removed, because its row says that somebody pushed it: it is pinned from now on.
+    EvictRefused {
+        key: K,
+    },
     /// Time passed: deadlines, memory, back-off.
     Tick,
 }

@@ -33,11 +33,15 @@ pub enum Bug {
     HitNotTouched,
     ShareIgnored,
     NobodyJoins,
+    RefusedEvictionRepeated,
+    RefusalPinsAgain,
+    ScanPinsAgain,
+    ScanBringsBackRemoved,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 33] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -67,6 +71,10 @@ impl Bug {
         Self::HitNotTouched,
         Self::ShareIgnored,
         Self::NobodyJoins,
+        Self::RefusedEvictionRepeated,
+        Self::RefusalPinsAgain,
+        Self::ScanPinsAgain,
+        Self::ScanBringsBackRemoved,
     ];
 }
 

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use binaryrepo::api::{self, ApiRequest};
-use binaryrepo::engine::Engine;
+use binaryrepo::config::Config;
+use binaryrepo::engine::{Engine, Principal};
 use binaryrepo::reply::Content;
 use binaryrepo::telemetry::{self, LogFormat};
 use bytes::Bytes;
@@ -55,11 +56,7 @@ pub fn run<F>(place: &Place, target: &Target, command: impl FnOnce(Connection) -
 where
     F: Future<Output = Result<(), CliError>>,
 {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::failed("the command cannot be run").with_cause(error))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let connection = connect(place, target).await?;
         let engine = match &connection {
             Connection::Offline(engine) => Some(engine.clone()),
@@ -73,6 +70,26 @@ where
     })
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CliError::failed("the command cannot be run").with_cause(error))
+}
+
+/// Asks the server on the data directory, or looks into the data where none runs, and changes nothing there.
+pub fn somebody_can_log_in(config: &Config) -> Result<bool, CliError> {
+    runtime()?.block_on(async {
+        let server = Connection::Socket(config.storage.socket());
+        if UnixStream::connect(config.storage.socket()).await.is_err() {
+            return Ok(binaryrepo::has_users(config).await?);
+        }
+        let has = |answer: &Value, name| {
+            answer.get(name).and_then(Value::as_array).is_some_and(|all| !all.is_empty())
+        };
+        let users = has(&server.get("/api/users").await?, "users");
+        Ok(users || has(&server.get("/api/tokens").await?, "tokens"))
+    })
+}
+
 /// The way to the API.
 async fn connect(place: &Place, target: &Target) -> Result<Connection, CliError> {
     if let Some(url) = &target.server {
@@ -82,8 +99,9 @@ async fn connect(place: &Place, target: &Target) -> Result<Connection, CliError>
     let socket = config.storage.socket();
     match UnixStream::connect(&socket).await {
         Ok(_) => Ok(Connection::Socket(socket)),
-        // No socket, or one that a killed server left behind: nobody works on the data.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        // No socket, or one that a killed server left behind, or a path where none can be: if somebody works on
+        // the data all the same, opening it will tell.
+        Err(error) if nobody_listens(&error) => {
             // Only what goes wrong is of interest beside a command's answer.
             telemetry::init(LogFormat::Auto, "warn")
                 .map_err(|error| CliError::failed("the log cannot be set up").with_cause(error))?;
@@ -92,6 +110,13 @@ async fn connect(place: &Place, target: &Target) -> Result<Connection, CliError>
         Err(error) => Err(unreachable(&socket.display().to_string(), &error.into())
             .with_hint("run the command as the user that the server runs as, or use --server and --token")),
     }
+}
+
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidInput
+    )
 }
 
 fn to_server(url: Uri, token: Option<&str>) -> Result<Connection, CliError> {
@@ -146,7 +171,13 @@ async fn ask_engine(
     body: Bytes,
 ) -> Result<(StatusCode, Bytes), CliError> {
     let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
-    let request = ApiRequest { method, path: path.to_owned(), query: query.map(str::to_owned), body };
+    let request = ApiRequest {
+        method,
+        path: path.to_owned(),
+        query: query.map(str::to_owned),
+        body,
+        caller: Principal::Operator,
+    };
     let reply = api::handle(engine, request).await;
     match reply.content {
         Content::Bytes(bytes) => Ok((reply.status, bytes)),

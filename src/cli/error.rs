@@ -60,6 +60,10 @@ impl CliError {
         self
     }
 
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Tells the person, and gives the code for the script.
     pub fn report(&self) -> ExitCode {
         let mut text = format!("error: {}\n", self.message);
@@ -88,8 +92,9 @@ impl From<StartError> for CliError {
         let text = error.to_string();
         match error {
             StartError::DataDir { hint, .. } => Self::new(Exit::Config, text).with_hint_if(hint.as_deref()),
-            StartError::InUse(_) => Self::new(Exit::Config, text)
-                .with_hint("stop the other one, or choose another directory with --data-dir"),
+            StartError::InUse(_) => Self::new(Exit::Config, text).with_hint(
+                "stop the other one, reach it with --server, or choose another directory with --data-dir",
+            ),
             StartError::Listen { source, .. } => {
                 let error = Self::failed(text);
                 match source.kind() {
@@ -105,6 +110,7 @@ impl From<StartError> for CliError {
                     _ => error,
                 }
             }
+            StartError::Config(error) => error.into(),
             StartError::Failed(_) => Self::failed(text),
         }
     }

@@ -6,12 +6,12 @@ mod connect;
 mod error;
 mod health;
 mod output;
+mod people;
 mod purge;
 mod repo;
 mod serve;
 mod settings;
 mod show;
-mod token;
 mod wire;
 
 use std::process::ExitCode;
@@ -56,9 +56,15 @@ enum Command {
     Ls(show::Args),
     /// Remove cached content; the next pull fetches it again
     Purge(purge::Args),
-    /// The administrator's token
+    /// Make, list, change and remove users
     #[command(subcommand)]
-    Token(token::Command),
+    User(people::user::Command),
+    /// Say who may do what with which images
+    #[command(subcommand)]
+    Grant(people::grant::Command),
+    /// The administrator's token, and access tokens for users and robots
+    #[command(subcommand)]
+    Token(people::token::Command),
     /// Measure a running registry
     #[command(subcommand)]
     Bench(bench::Command),
@@ -84,7 +90,9 @@ pub fn run() -> ExitCode {
         Command::Repo(command) => repo::run(&cli.place, *command),
         Command::Ls(args) => show::run(&cli.place, &args),
         Command::Purge(args) => purge::run(&cli.place, &args),
-        Command::Token(command) => token::run(&cli.place, &command),
+        Command::User(command) => people::user::run(&cli.place, command),
+        Command::Grant(command) => people::grant::run(&cli.place, command),
+        Command::Token(command) => people::token::run(&cli.place, &command),
         Command::Bench(command) => bench::run(&command),
         Command::Version(args) => version(&args),
     };

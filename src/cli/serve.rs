@@ -21,7 +21,6 @@ const FILES_PER_CONNECTION: u64 = 4;
 
 pub fn run(place: &Place, flags: &SettingFlags) -> Result<(), CliError> {
     let config = flags.load(place)?;
-    config.check_serving()?;
     let _log = telemetry::init_server(config.log.format, &config.log.level)
         .map_err(|error| CliError::failed("the log cannot be set up").with_cause(error))?;
     for warning in config.warnings() {
@@ -140,9 +139,12 @@ fn try_it(started: &Started) -> String {
     let remotes = || started.repositories.iter().filter(|one| one.upstream.is_some());
     let is_hub =
         |one: &&StartedRepository| one.upstream.as_ref().is_some_and(|url| url.contains("docker.io"));
+    let log_in = if started.users { format!("docker login {host} && ") } else { String::new() };
     match remotes().find(is_hub).or_else(|| remotes().next()) {
-        Some(remote) if is_hub(&remote) => format!("try it:  docker pull {host}/{}/alpine\n", remote.name),
-        Some(remote) => format!("try it:  docker pull {host}/{}/IMAGE\n", remote.name),
+        Some(remote) if is_hub(&remote) => {
+            format!("try it:  {log_in}docker pull {host}/{}/alpine\n", remote.name)
+        }
+        Some(remote) => format!("try it:  {log_in}docker pull {host}/{}/IMAGE\n", remote.name),
         None => "try it:  binaryrepo repo add docker-remote https://registry-1.docker.io\n".to_owned(),
     }
 }
@@ -186,6 +188,7 @@ mod tests {
             free_bytes: 812 << 30,
             limit_bytes: 650 << 30,
             repositories: repositories.iter().map(repository).collect(),
+            users: false,
             token_file: Some(PathBuf::from("/data/admin.token")),
             took: Duration::from_millis(41),
         }
@@ -214,6 +217,10 @@ try it:  docker pull localhost:8081/docker-remote/alpine
     fn what_to_try_fits_what_there_is() {
         let other = banner(&started("10.1.2.3:80", &[("quay", Some("https://quay.io"))]));
         assert!(other.ends_with("try it:  docker pull 10.1.2.3:80/quay/IMAGE\n"), "{other}");
+        let mut with_users = started("127.0.0.1:80", &[("quay", Some("https://quay.io"))]);
+        with_users.users = true;
+        let expected = "try it:  docker login localhost:80 && docker pull localhost:80/quay/IMAGE\n";
+        assert!(banner(&with_users).ends_with(expected));
         let none = banner(&started("[::]:8081", &[]));
         assert!(none.contains("repo add docker-remote"), "{none}");
     }

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use binaryrepo::config::{Config, Setting, Sources};
+use binaryrepo::config::{Config, ENV_ADMIN_PASSWORD_FILE, ENV_ADMIN_USER, Setting, Sources, Warning};
 
+use super::connect;
 use super::error::CliError;
 use super::output;
 
@@ -24,14 +25,18 @@ pub struct Place {
 impl Place {
     /// The configuration that commands share with the server they talk to.
     pub fn load(&self) -> Result<Config, CliError> {
-        self.load_with(Vec::new())
+        self.load_with(Vec::new(), &[])
     }
 
-    fn load_with(&self, mut flags: Vec<Setting>) -> Result<Config, CliError> {
+    fn load_with(&self, mut flags: Vec<Setting>, env: &[(&str, Option<String>)]) -> Result<Config, CliError> {
         if let Some(dir) = &self.data_dir {
             flags.push(Setting::new("--data-dir", "storage", "path", dir.display().to_string()));
         }
-        Ok(Config::load(&Sources::of_process(self.config.clone(), flags))?)
+        let mut sources = Sources::of_process(self.config.clone(), flags);
+        for (name, value) in env {
+            sources.env.extend(value.clone().map(|value| ((*name).to_owned(), value)));
+        }
+        Ok(Config::load(&sources)?)
     }
 }
 
@@ -55,6 +60,14 @@ pub struct SettingFlags {
     /// URL under which clients know the server, where a proxy hides it
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
+
+    /// Name of the first administrator, who is made where there is nobody yet [env: BINARYREPO_ADMIN_USER]
+    #[arg(long, value_name = "NAME")]
+    admin_user: Option<String>,
+
+    /// File with the first administrator's password [env: BINARYREPO_ADMIN_PASSWORD_FILE]
+    #[arg(long, value_name = "FILE")]
+    admin_password_file: Option<PathBuf>,
 
     /// auto, text or json
     #[arg(long, value_name = "FORMAT")]
@@ -87,7 +100,8 @@ impl SettingFlags {
         set("--public-url", "server", "public_url", self.public_url.clone());
         set("--log-format", "log", "format", self.log_format.clone());
         set("--log-level", "log", "level", self.log_level.clone());
-        place.load_with(flags)
+        let file = self.admin_password_file.as_ref().map(|file| file.display().to_string());
+        place.load_with(flags, &[(ENV_ADMIN_USER, self.admin_user.clone()), (ENV_ADMIN_PASSWORD_FILE, file)])
     }
 }
 
@@ -96,9 +110,24 @@ pub fn check(place: &Place, flags: &SettingFlags) -> Result<(), CliError> {
     let config = flags.load(place)?;
     output::text_block(&config.effective())?;
     for warning in config.warnings() {
-        eprintln!("warning: {}\nhint: {}", warning.message, warning.hint);
+        warn(&warning);
     }
-    config.check_serving()?;
+    match connect::somebody_can_log_in(&config) {
+        Ok(users) => {
+            if users {
+                warn(&config.warning_with_users());
+            }
+            config.check_serving(users)?;
+        }
+        Err(error) => {
+            eprintln!("warning: whether there are users cannot be told: {}", error.message());
+            config.check_serving(false)?;
+        }
+    }
     eprintln!("the configuration can be used");
     Ok(())
+}
+
+fn warn(warning: &Warning) {
+    eprintln!("warning: {}\nhint: {}", warning.message, warning.hint);
 }

@@ -47,9 +47,10 @@ impl Config {
         Ok(())
     }
 
-    /// What makes it unusable for a server. Commands that only talk to one do not mind.
-    pub fn check_serving(&self) -> Result<(), ConfigError> {
-        if self.server.listen.ip().is_loopback() || self.server.open_access {
+    /// What makes it unusable for a server. Commands that only talk to one do not mind. `users` is whether
+    /// somebody can log in.
+    pub fn check_serving(&self, users: bool) -> Result<(), ConfigError> {
+        if self.server.lets_strangers_in() || users || self.first_admin.is_some() {
             return Ok(());
         }
         Err(ConfigError::new(format!(
@@ -57,8 +58,9 @@ impl Config {
             self.server.listen
         ))
         .with_hint(
-            "if that is meant, say so with --open-access (or open_access = true under [server]); \
-             otherwise listen on 127.0.0.1 and put a proxy that asks for passwords in front",
+            "make a user with `binaryrepo user add --admin NAME`, or at the start with --admin-user and \
+             --admin-password-file; if everyone may pull, say so with --open-access (or open_access = true under \
+             [server])",
         ))
     }
 
@@ -73,10 +75,28 @@ impl Config {
         found
     }
 
+    /// What only matters where somebody can log in.
+    pub fn warning_with_users(&self) -> Warning {
+        let base = self.base_domain();
+        Warning::new(
+            "there are users, so `GET /v2/` asks for a log-in: a dockerd that mirrors through the plain address sends \
+             its user's Docker Hub password here",
+            format!(
+                "give dockerd the host form as its registry-mirror, http://REPOSITORY.{base}:{}, of a remote that \
+                 everybody may read (anonymous_pull)",
+                self.server.listen.port()
+            ),
+        )
+    }
+
+    fn base_domain(&self) -> &str {
+        self.server.base_domains.first().map_or("BASE-DOMAIN", String::as_str)
+    }
+
     fn remotes(&self) -> impl Iterator<Item = (&RepositoryName, &RemoteSpec)> {
         self.repositories.iter().filter_map(|entry| match &entry.spec {
             RepositorySpec::Remote(spec) => Some((&entry.name, spec.as_ref())),
-            RepositorySpec::Local => None,
+            RepositorySpec::Local(_) => None,
         })
     }
 

@@ -46,7 +46,6 @@ impl Config {
                 ("max_size", json!(storage.max_size.to_string())),
                 ("min_free", json!(storage.min_free.map(bytes_text))),
                 ("document_cap", json!(bytes_text(storage.document_cap))),
-                ("abandon_orphan_fills", json!(storage.abandon_orphan_fills)),
             ],
         )?;
         let log = [("format", json!(self.log.format.as_str())), ("level", json!(self.log.level))];

@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::engine::{RepositorySpec, Secret};
-use crate::names::RepositoryName;
+use crate::names::{AccountName, RepositoryName};
 use crate::telemetry::LogFormat;
 use crate::text::Limit;
 
@@ -30,6 +30,9 @@ pub const ENV_PREFIX: &str = "BINARYREPO_";
 pub const ENV_CONFIG: &str = "BINARYREPO_CONFIG";
 /// Holds the administrator's token, where it is not to lie in the data directory.
 pub const ENV_ADMIN_TOKEN: &str = "BINARYREPO_ADMIN_TOKEN";
+/// Names the first administrator, who is made where there is nobody yet; and the file that holds the password.
+pub const ENV_ADMIN_USER: &str = "BINARYREPO_ADMIN_USER";
+pub const ENV_ADMIN_PASSWORD_FILE: &str = "BINARYREPO_ADMIN_PASSWORD_FILE";
 
 /// Everything that can be set.
 #[derive(Clone, Debug)]
@@ -41,10 +44,20 @@ pub struct Config {
     pub repositories: Vec<ConfiguredRepository>,
     /// Instead of the one in the data directory.
     pub admin_token: Option<Secret>,
+    /// Made at a start where there is nobody to log in as.
+    pub first_admin: Option<FirstAdmin>,
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// `section.key` of what is not a default -> where it came from.
     origins: BTreeMap<String, String>,
+}
+
+/// The administrator to begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstAdmin {
+    pub name: AccountName,
+    /// Read only where the user has to be made.
+    pub password_file: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +105,13 @@ impl Default for Server {
     }
 }
 
+impl Server {
+    /// Whether anyone who reaches the server may pull while there is nobody to log in as.
+    pub fn lets_strangers_in(&self) -> bool {
+        self.listen.ip().is_loopback() || self.open_access
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
     pub path: PathBuf,
@@ -101,8 +121,6 @@ pub struct Storage {
     pub min_free: Option<u64>,
     /// What remotes' manifests may take in the metadata store.
     pub document_cap: u64,
-    /// Whether a download that nobody waits for any more is given up.
-    pub abandon_orphan_fills: bool,
 }
 
 impl Storage {
@@ -111,13 +129,7 @@ impl Storage {
     pub const DOCUMENT_CAP: u64 = 1 << 30;
 
     fn at(path: PathBuf) -> Self {
-        Self {
-            path,
-            max_size: Self::MAX_SIZE,
-            min_free: None,
-            document_cap: Self::DOCUMENT_CAP,
-            abandon_orphan_fills: false,
-        }
+        Self { path, max_size: Self::MAX_SIZE, min_free: None, document_cap: Self::DOCUMENT_CAP }
     }
 
     /// The bytes that stay free on a file system of `total`: as set, or the smaller of 5 GiB and 5 %.
@@ -225,6 +237,7 @@ impl Config {
             log: raw.log.over(Log::default()),
             repositories,
             admin_token: sources.variable(ENV_ADMIN_TOKEN).map(Secret::new),
+            first_admin: first_admin(sources)?,
             file,
             origins,
         };
@@ -235,6 +248,20 @@ impl Config {
     /// Where `section.key` came from: a file, a variable, a flag; `None` for a default.
     pub fn origin(&self, key: &str) -> Option<&str> {
         self.origins.get(key).map(String::as_str)
+    }
+}
+
+fn first_admin(sources: &Sources) -> Result<Option<FirstAdmin>, ConfigError> {
+    match (sources.variable(ENV_ADMIN_USER), sources.variable(ENV_ADMIN_PASSWORD_FILE)) {
+        (None, None) => Ok(None),
+        (Some(name), Some(file)) => {
+            let name = name
+                .parse()
+                .map_err(|error| ConfigError::new(format!("the first administrator's name: {error}")))?;
+            Ok(Some(FirstAdmin { name, password_file: PathBuf::from(file) }))
+        }
+        _ => Err(ConfigError::new("a first administrator needs a name and a file with the password")
+            .with_hint(format!("set both, {ENV_ADMIN_USER} and {ENV_ADMIN_PASSWORD_FILE}"))),
     }
 }
 

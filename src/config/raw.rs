@@ -71,7 +71,6 @@ pub(super) struct RawStorage {
     max_size: Option<Text<Limit>>,
     min_free: Option<Text<ByteSize>>,
     document_cap: Option<Text<ByteSize>>,
-    abandon_orphan_fills: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,7 +106,6 @@ impl RawStorage {
             max_size: self.max_size.map_or(base.max_size, |Text(limit)| limit),
             min_free: self.min_free.map(|Text(ByteSize(bytes))| bytes).or(base.min_free),
             document_cap: self.document_cap.map_or(base.document_cap, |Text(ByteSize(bytes))| bytes),
-            abandon_orphan_fills: self.abandon_orphan_fills.unwrap_or(base.abandon_orphan_fills),
         }
     }
 }

@@ -94,9 +94,7 @@ pub struct Address {
 impl Entrance<'_> {
     /// Finds the image that `name` means, as it stands in the path.
     pub fn resolve(&self, directory: &impl Directory, name: &str) -> Result<Address, WireError> {
-        let label = self.site.repository_label(self.host);
-        if let Some(wanted) = self.path_repository.or(label.as_deref()) {
-            let found = directory.by_name(wanted).ok_or_else(|| unknown_repository(directory, wanted))?;
+        if let Some(found) = self.repository(directory)? {
             self.check_namespace(directory, &found)?;
             return self.address(found, name, name, None);
         }
@@ -117,13 +115,20 @@ impl Entrance<'_> {
         self.address(found, name, name, None)
     }
 
+    /// The repository that path or host name, whatever the image.
+    pub fn repository(&self, directory: &impl Directory) -> Result<Option<Arc<Repository>>, WireError> {
+        let label = self.site.repository_label(self.host);
+        let Some(wanted) = self.path_repository.or(label.as_deref()) else { return Ok(None) };
+        directory.by_name(wanted).map(Some).ok_or_else(|| unknown_repository(directory, wanted))
+    }
+
     /// Where the address names a repository already, a namespace may not name another.
     fn check_namespace(&self, directory: &impl Directory, found: &Repository) -> Result<(), WireError> {
         let named = self.namespace.and_then(|namespace| directory.by_namespace(namespace));
         match named {
             Some(other) if other.id != found.id => {
-                let message =
-                    format!("ns names what {} caches, but the address names {}", other.name, found.name);
+                // Without the other's name: the caller may not be one who may know it.
+                let message = format!("ns names another registry than the one that {} caches", found.name);
                 Err(WireError::new(Code::NameUnknown, message))
             }
             _ => Ok(()),
@@ -154,7 +159,7 @@ impl Entrance<'_> {
     }
 }
 
-fn unknown_repository(directory: &impl Directory, wanted: &str) -> WireError {
+pub fn unknown_repository(directory: &impl Directory, wanted: &str) -> WireError {
     let message = format!("there is no repository {wanted:?}; {}", those_there_are(directory));
     WireError::new(Code::NameUnknown, message)
 }
@@ -187,7 +192,7 @@ pub mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::docker::route::{Action, Target, route};
-    use crate::engine::{Remote, RemoteSpec, RepositoryKind, Want};
+    use crate::engine::{LocalSpec, Remote, RemoteSpec, RepositoryKind, Want};
     use crate::names::{Reference, RepositoryId};
 
     /// Repositories in a list.
@@ -229,7 +234,7 @@ pub mod tests {
                 spec.default_mirror = true;
             }),
             remote(2, "quay", "https://quay.io", |spec| spec.upstream_namespace = Some("quay.io".into())),
-            repository(3, "docker-local", RepositoryKind::Local),
+            repository(3, "docker-local", RepositoryKind::Local(LocalSpec::default())),
         ])
     }
 

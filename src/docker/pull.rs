@@ -11,8 +11,8 @@ use http::header::{
 };
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire::{Code, WireError, X_CACHE};
-use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, RepositoryKind, Scope, Verdict, Want};
+use super::wire::{WireError, X_CACHE};
+use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Scope, Verdict, Want};
 use crate::names::{Digest, RangeRequest, Reference};
 use crate::reply::{Content, Reply};
 
@@ -31,10 +31,6 @@ pub async fn manifest(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
-        let message = format!("{} holds nothing yet", scope.repository.name);
-        return Err(WireError::local(Code::ManifestUnknown, message));
-    }
     let found = engine.manifest(scope, reference, want).await?;
     Ok(manifest_reply(found, want, headers))
 }
@@ -47,10 +43,6 @@ pub async fn blob(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
-        let message = format!("{} holds nothing yet", scope.repository.name);
-        return Err(WireError::local(Code::BlobUnknown, message));
-    }
     // Whoever has it needs no bytes, only to hear that it is still to be had.
     let has_it = none_match(headers, digest);
     let asked = match want {

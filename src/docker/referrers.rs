@@ -1,21 +1,19 @@
 //! Owns the referrers listing: what signatures, SBOMs and the like are about a digest.
 //! Must not know: whether the upstream has the listing or only the older tag for it.
 
-use bytes::Bytes;
 use http::StatusCode;
 use http::header::HeaderName;
 
 use super::address::Address;
 use super::pull::warn;
+use super::route;
 use super::tags::link_next;
-use super::wire::{WireError, X_CACHE};
-use crate::engine::{Engine, ReferrersPage, RepositoryKind, Scope, Verdict};
+use super::wire::{Code, WireError, X_CACHE};
+use crate::engine::{Engine, ReferrersPage, ReferrersQuery, RepositoryKind, Scope, Verdict};
 use crate::names::{Digest, MediaType};
 use crate::reply::Reply;
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
-const EMPTY_INDEX: &str =
-    r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
 
 /// Never 404: a digest that nobody knows has no referrers.
 pub async fn list(
@@ -23,19 +21,24 @@ pub async fn list(
     scope: &Scope,
     address: &Address,
     digest: &Digest,
-    artifact_type: Option<&str>,
     query: &str,
 ) -> Result<Reply, WireError> {
     let page = match scope.repository.kind {
-        RepositoryKind::Local => ReferrersPage {
-            bytes: Bytes::from_static(EMPTY_INDEX.as_bytes()),
-            next_query: None,
-            filters_applied: artifact_type.map(|_| "artifactType".to_owned()),
-            verdict: Verdict::Local,
-        },
+        RepositoryKind::Local(_) => engine.local_referrers(scope, digest, local_query(query)?).await?,
         RepositoryKind::Remote(_) => engine.referrers(scope, digest, query).await?,
     };
     Ok(page_reply(page, address, digest))
+}
+
+/// The cursor is ours, so what does not parse was made up.
+fn local_query(query: &str) -> Result<ReferrersQuery, WireError> {
+    let query = Some(query);
+    let last = route::parameter(query, "last").map(|last| last.parse()).transpose();
+    let last = last.map_err(|_| {
+        WireError::new(Code::PaginationNumberInvalid, "last is the last digest of the page before")
+    })?;
+    let artifact_type = route::parameter(query, "artifactType").filter(|value| !value.is_empty());
+    Ok(ReferrersQuery { artifact_type, n: route::page(query)?.n, last })
 }
 
 fn page_reply(page: ReferrersPage, address: &Address, digest: &Digest) -> Reply {
@@ -53,6 +56,7 @@ fn page_reply(page: ReferrersPage, address: &Address, digest: &Digest) -> Reply 
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::header::{CONTENT_TYPE, LINK};
 
     use super::*;
@@ -63,7 +67,7 @@ mod tests {
     fn a_page_is_an_index_and_links_to_the_next() {
         let digest = Digest::of(Algorithm::Sha256, b"image");
         let page = ReferrersPage {
-            bytes: Bytes::from_static(EMPTY_INDEX.as_bytes()),
+            bytes: Bytes::from_static(b"{}"),
             next_query: Some("cursor=Zm9v".into()),
             filters_applied: Some("artifactType".into()),
             verdict: Verdict::Revalidated,

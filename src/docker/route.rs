@@ -5,14 +5,15 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode};
 
+use super::permit::Right;
 use super::wire::{Code, WireError};
-use crate::engine::{PageQuery, Want};
-use crate::names::{Digest, Reference, ReferenceError};
+use crate::engine::{MAX_PAGE, PageQuery, Want};
+use crate::names::{Algorithm, Digest, Reference, ReferenceError, Tag, UploadId};
 
 /// A request target longer than this is refused with 414.
 pub const MAX_URI: usize = 8 * 1024;
-/// The longest page of a listing.
-const MAX_PAGE: u32 = 1000;
+/// How many tags one push of a manifest may set besides its reference.
+const MAX_TAGS: usize = 10;
 
 const READ: &str = "GET, HEAD";
 
@@ -32,7 +33,7 @@ pub enum Target<'a> {
     /// `/v2/`: is this a registry?
     Base,
     /// `/v2/_catalog`
-    Catalog,
+    Catalog { page: PageQuery },
     /// `name` is what stands before the endpoint, as it was written: its first part may be a repository.
     Content { name: &'a str, action: Action },
 }
@@ -54,23 +55,78 @@ pub enum Action {
     /// `query` is the whole of it without `ns`: an upstream's pages have cursors of their own.
     Referrers {
         digest: Digest,
-        artifact_type: Option<String>,
         query: String,
     },
     Push(Push),
 }
 
 /// What writes or removes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Push {
-    PutManifest,
-    DeleteManifest,
-    DeleteBlob,
-    /// Anything about an upload session.
-    Upload,
+    PutManifest { reference: Reference, tags: Vec<Tag> },
+    DeleteManifest { reference: Reference },
+    DeleteBlob { digest: Digest },
+    StartUpload(Start),
+    Upload { id: UploadId, step: Step },
+}
+
+impl Push {
+    /// What is pushed or removed, for the log.
+    pub fn reference(&self) -> Option<String> {
+        match self {
+            Self::PutManifest { reference, .. } | Self::DeleteManifest { reference } => {
+                Some(reference.to_string())
+            }
+            Self::DeleteBlob { digest } | Self::Upload { step: Step::Finish { digest }, .. } => {
+                Some(digest.to_string())
+            }
+            Self::StartUpload(Start { mount, digest, .. }) => {
+                digest.or(mount.as_ref().map(|mount| mount.digest)).map(|digest| digest.to_string())
+            }
+            Self::Upload { .. } => None,
+        }
+    }
+}
+
+/// How an upload begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// Perhaps another image has it already.
+    pub mount: Option<Mount>,
+    /// The body is the whole blob.
+    pub digest: Option<Digest>,
+    /// What the digest will be one of.
+    pub algorithm: Option<Algorithm>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub digest: Digest,
+    /// The image as the client spells it; any that has the digest, if it names none.
+    pub from: Option<String>,
+}
+
+/// What is done with an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Status,
+    Append,
+    Finish { digest: Digest },
+    Cancel,
 }
 
 impl Action {
+    /// What the caller must be allowed to.
+    pub const fn right(&self) -> Right {
+        match self {
+            Self::Manifest { .. } | Self::Blob { .. } | Self::Tags { .. } | Self::Referrers { .. } => {
+                Right::Pull
+            }
+            Self::Push(Push::PutManifest { .. } | Push::StartUpload(_) | Push::Upload { .. }) => Right::Push,
+            Self::Push(Push::DeleteManifest { .. } | Push::DeleteBlob { .. }) => Right::Delete,
+        }
+    }
+
     /// The word for log and metrics.
     pub const fn name(&self) -> &'static str {
         match self {
@@ -80,10 +136,14 @@ impl Action {
             Self::Blob { want: Want::Head, .. } => "blob.head",
             Self::Tags { .. } => "tags.list",
             Self::Referrers { .. } => "referrers.list",
-            Self::Push(Push::PutManifest) => "manifest.put",
-            Self::Push(Push::DeleteManifest) => "manifest.delete",
-            Self::Push(Push::DeleteBlob) => "blob.delete",
-            Self::Push(Push::Upload) => "upload",
+            Self::Push(Push::PutManifest { .. }) => "manifest.put",
+            Self::Push(Push::DeleteManifest { .. }) => "manifest.delete",
+            Self::Push(Push::DeleteBlob { .. }) => "blob.delete",
+            Self::Push(Push::StartUpload(_)) => "upload.start",
+            Self::Push(Push::Upload { step: Step::Status, .. }) => "upload.status",
+            Self::Push(Push::Upload { step: Step::Append, .. }) => "upload.append",
+            Self::Push(Push::Upload { step: Step::Finish { .. }, .. }) => "upload.finish",
+            Self::Push(Push::Upload { step: Step::Cancel, .. }) => "upload.cancel",
         }
     }
 }
@@ -105,7 +165,7 @@ pub fn route<'a>(method: &Method, path: &'a str, query: Option<&str>) -> Result<
     let target = match path {
         "/v2" => read_only(method, Target::Unslashed)?,
         "/v2/" => read_only(method, Target::Base)?,
-        "/v2/_catalog" => read_only(method, Target::Catalog)?,
+        "/v2/_catalog" => read_only(method, Target::Catalog { page: page(query)? })?,
         _ => content(method, path.strip_prefix("/v2/").ok_or_else(WireError::no_such_path)?, query)?,
     };
     Ok(Route { repository, target })
@@ -152,14 +212,14 @@ fn content<'a>(method: &Method, path: &'a str, query: Option<&str>) -> Result<Ta
     let (before, last) = path.rsplit_once('/').ok_or_else(WireError::no_such_path)?;
     let (name, word) = before.rsplit_once('/').unwrap_or(("", before));
     let (name, action) = match word {
-        "manifests" => (name, manifest(method, last)?),
-        "blobs" if last == "uploads" => (name, upload_start(method)?),
+        "manifests" => (name, manifest(method, last, query)?),
+        "blobs" if last == "uploads" => (name, upload_start(method, query)?),
         "blobs" => (name, blob(method, last)?),
         "tags" if last == "list" => (name, tags(method, query)?),
         "referrers" => (name, referrers(method, last, query)?),
         "uploads" => match name.rsplit_once('/') {
-            Some((name, "blobs")) if last.is_empty() => (name, upload_start(method)?),
-            Some((name, "blobs")) => (name, upload(method)?),
+            Some((name, "blobs")) if last.is_empty() => (name, upload_start(method, query)?),
+            Some((name, "blobs")) => (name, upload(method, last, query)?),
             _ => return Err(WireError::no_such_path()),
         },
         _ => return Err(WireError::no_such_path()),
@@ -175,7 +235,7 @@ fn want(method: &Method) -> Option<Want> {
     }
 }
 
-fn manifest(method: &Method, text: &str) -> Result<Action, WireError> {
+fn manifest(method: &Method, text: &str, query: Option<&str>) -> Result<Action, WireError> {
     let reference = without_colon(text).parse::<Reference>();
     match *method {
         Method::GET | Method::HEAD | Method::PUT | Method::DELETE => {}
@@ -196,9 +256,24 @@ fn manifest(method: &Method, text: &str) -> Result<Action, WireError> {
     };
     Ok(match want(method) {
         Some(want) => Action::Manifest { reference, want },
-        None if *method == Method::PUT => Action::Push(Push::PutManifest),
-        None => Action::Push(Push::DeleteManifest),
+        None if *method == Method::PUT => {
+            Action::Push(Push::PutManifest { reference, tags: tags_to_set(query)? })
+        }
+        None => Action::Push(Push::DeleteManifest { reference }),
     })
+}
+
+/// `?tag=a&tag=b`
+fn tags_to_set(query: Option<&str>) -> Result<Vec<Tag>, WireError> {
+    let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let tags = pairs.filter(|(key, _)| key == "tag").map(|(_, value)| value.parse());
+    let tags: Vec<Tag> = tags
+        .collect::<Result<_, ReferenceError>>()
+        .map_err(|error| WireError::new(Code::TagInvalid, error.to_string()))?;
+    if tags.len() > MAX_TAGS {
+        return Err(WireError::new(Code::TagInvalid, format!("at most {MAX_TAGS} tags can be set at once")));
+    }
+    Ok(tags)
 }
 
 fn digest(text: &str) -> Result<Digest, WireError> {
@@ -210,39 +285,58 @@ fn blob(method: &Method, text: &str) -> Result<Action, WireError> {
     let digest = digest(text)?;
     match want(method) {
         Some(want) => Ok(Action::Blob { digest, want }),
-        None if *method == Method::DELETE => Ok(Action::Push(Push::DeleteBlob)),
+        None if *method == Method::DELETE => Ok(Action::Push(Push::DeleteBlob { digest })),
         None => Err(WireError::method("GET, HEAD, DELETE")),
     }
 }
 
-fn upload_start(method: &Method) -> Result<Action, WireError> {
-    match *method {
-        Method::POST => Ok(Action::Push(Push::Upload)),
-        _ => Err(WireError::method("POST")),
+fn upload_start(method: &Method, query: Option<&str>) -> Result<Action, WireError> {
+    if *method != Method::POST {
+        return Err(WireError::method("POST"));
     }
+    let named = |name| parameter(query, name).map(|text| digest(&text)).transpose();
+    let mount = named("mount")?.map(|digest| Mount { digest, from: parameter(query, "from") });
+    // An algorithm that nobody here knows is a hint that comes too early, no mistake yet.
+    let algorithm = parameter(query, "digest-algorithm").and_then(|name| name.parse().ok());
+    Ok(Action::Push(Push::StartUpload(Start { mount, digest: named("digest")?, algorithm })))
 }
 
-fn upload(method: &Method) -> Result<Action, WireError> {
-    match *method {
-        Method::GET | Method::PATCH | Method::PUT | Method::DELETE => Ok(Action::Push(Push::Upload)),
-        _ => Err(WireError::method("GET, PATCH, PUT, DELETE")),
+fn upload(method: &Method, text: &str, query: Option<&str>) -> Result<Action, WireError> {
+    let step = match *method {
+        Method::GET => Step::Status,
+        Method::PATCH => Step::Append,
+        Method::PUT => {
+            let missing = || WireError::new(Code::DigestInvalid, "an upload ends with ?digest= of the blob");
+            Step::Finish { digest: digest(&parameter(query, "digest").ok_or_else(missing)?)? }
+        }
+        Method::DELETE => Step::Cancel,
+        _ => return Err(WireError::method("GET, PATCH, PUT, DELETE")),
+    };
+    match text.parse() {
+        Ok(id) => Ok(Action::Push(Push::Upload { id, step })),
+        Err(_) => Err(WireError::new(Code::BlobUploadUnknown, "there is no such upload")),
     }
 }
 
 fn tags(method: &Method, query: Option<&str>) -> Result<Action, WireError> {
     want(method).ok_or(WireError::method(READ))?;
+    Ok(Action::Tags { page: page(query)? })
+}
+
+/// `n` and `last`.
+pub fn page(query: Option<&str>) -> Result<PageQuery, WireError> {
     let n = match parameter(query, "n") {
         Some(text) => Some(page_size(&text)?),
         None => None,
     };
     let last = parameter(query, "last").filter(|last| !last.is_empty());
-    Ok(Action::Tags { page: PageQuery { n, last, query: passed_on(query.unwrap_or_default(), n) } })
+    Ok(PageQuery { n, last, query: passed_on(query.unwrap_or_default(), n) })
 }
 
 /// Digits only; what is too large is cut to the largest page.
 fn page_size(text: &str) -> Result<u32, WireError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let message = "n is a number: how many tags a page may hold";
+        let message = "n is a number: how many names a page may hold";
         return Err(WireError::new(Code::PaginationNumberInvalid, message));
     }
     Ok(text.parse().unwrap_or(MAX_PAGE).min(MAX_PAGE))
@@ -251,8 +345,7 @@ fn page_size(text: &str) -> Result<u32, WireError> {
 fn referrers(method: &Method, text: &str, query: Option<&str>) -> Result<Action, WireError> {
     want(method).ok_or(WireError::method(READ))?;
     let digest = digest(text)?;
-    let artifact_type = parameter(query, "artifactType").filter(|value| !value.is_empty());
-    Ok(Action::Referrers { digest, artifact_type, query: without_namespace(query.unwrap_or_default()) })
+    Ok(Action::Referrers { digest, query: without_namespace(query.unwrap_or_default()) })
 }
 
 /// The first value of a query parameter, decoded.
@@ -270,9 +363,10 @@ pub fn without_namespace(query: &str) -> String {
 /// The query as the upstream is to read it: whatever its cursors are called, and never a longer page than ours.
 fn passed_on(query: &str, n: Option<u32>) -> String {
     let query = without_namespace(query);
-    let kept = query.split('&').filter(|part| !part.is_empty() && !is(part, "n"));
-    let n = n.map(|n| format!("n={n}"));
-    kept.chain(n.as_deref()).collect::<Vec<_>>().join("&")
+    let mut n = n.map(|n| format!("n={n}"));
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    let kept = parts.filter_map(|part| if is(part, "n") { n.take() } else { Some(part.to_owned()) });
+    kept.collect::<Vec<_>>().join("&")
 }
 
 /// Whether a part of a query is this parameter, however it is spelt.
@@ -286,6 +380,7 @@ mod tests {
 
     use super::*;
 
+    const ID: &str = "1-00000000000000000000000000000007";
     const HEX: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     fn named(method: Method, path: &str) -> (String, &'static str) {
@@ -315,9 +410,11 @@ mod tests {
             (Method::GET, "/v2/a/manifests/tags/list".to_owned(), "a/manifests", "tags.list"),
             (Method::GET, "/v2/manifests/manifests/manifests".to_owned(), "manifests", "manifest.get"),
             (Method::GET, format!("/v2/a/referrers/{digest}"), "a", "referrers.list"),
-            (Method::POST, "/v2/a/blobs/uploads/".to_owned(), "a", "upload"),
-            (Method::POST, "/v2/a/blobs/uploads".to_owned(), "a", "upload"),
-            (Method::PATCH, "/v2/a/blobs/blobs/uploads/7".to_owned(), "a/blobs", "upload"),
+            (Method::POST, "/v2/a/blobs/uploads/".to_owned(), "a", "upload.start"),
+            (Method::POST, "/v2/a/blobs/uploads".to_owned(), "a", "upload.start"),
+            (Method::PATCH, format!("/v2/a/blobs/blobs/uploads/{ID}"), "a/blobs", "upload.append"),
+            (Method::GET, format!("/v2/a/blobs/uploads/{ID}"), "a", "upload.status"),
+            (Method::DELETE, format!("/v2/a/blobs/uploads/{ID}"), "a", "upload.cancel"),
             (Method::PUT, "/v2/a/manifests/latest".to_owned(), "a", "manifest.put"),
             (Method::DELETE, "/v2/a/manifests/latest".to_owned(), "a", "manifest.delete"),
             (Method::DELETE, format!("/v2/a/blobs/{digest}"), "a", "blob.delete"),
@@ -329,8 +426,8 @@ mod tests {
 
     #[test]
     fn the_fixed_paths_are_known_with_and_without_a_repository() {
-        for (path, target) in
-            [("/v2", Target::Unslashed), ("/v2/", Target::Base), ("/v2/_catalog", Target::Catalog)]
+        let catalog = Target::Catalog { page: PageQuery::default() };
+        for (path, target) in [("/v2", Target::Unslashed), ("/v2/", Target::Base), ("/v2/_catalog", catalog)]
         {
             let plain = route(&Method::GET, path, None).expect(path);
             assert_eq!(plain, Route { repository: None, target: target.clone() });
@@ -377,6 +474,8 @@ mod tests {
             (Method::GET, "/v2/a/referrers/sha256:baddigeststring", ("DIGEST_INVALID", 400)),
             (Method::GET, "/v2/a/manifests/.INVALID_MANIFEST_NAME", ("MANIFEST_UNKNOWN", 404)),
             (Method::PUT, "/v2/a/manifests/.x", ("TAG_INVALID", 400)),
+            (Method::PATCH, "/v2/a/blobs/uploads/7", ("BLOB_UPLOAD_UNKNOWN", 404)),
+            (Method::PUT, "/v2/a/blobs/uploads/7", ("DIGEST_INVALID", 400)),
             (Method::POST, "/v2/a/manifests/x", ("UNSUPPORTED", 405)),
             (Method::POST, "/v2/", ("UNSUPPORTED", 405)),
             (Method::OPTIONS, "/v2/a/tags/list", ("UNSUPPORTED", 405)),
@@ -392,6 +491,41 @@ mod tests {
         for (method, path, expected) in cases {
             assert_eq!(refused(method.clone(), path, None), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn pushes_say_in_the_query_what_they_mean() {
+        let digest: Digest = format!("sha256:{HEX}").parse().expect("a digest");
+        let push = |method, path: &str, query: &str| match route(&method, path, Some(query)).map(|r| r.target)
+        {
+            Ok(Target::Content { action: Action::Push(push), .. }) => Ok(push),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.code),
+        };
+        let start = |query: &str| match push(Method::POST, "/v2/a/blobs/uploads/", query) {
+            Ok(Push::StartUpload(start)) => Ok(start),
+            Ok(other) => panic!("{other:?}"),
+            Err(code) => Err(code),
+        };
+        assert_eq!(start(""), Ok(Start::default()));
+        let mount = Mount { digest, from: Some("b/c".into()) };
+        let mounting = Start { mount: Some(mount), ..Start::default() };
+        assert_eq!(start(&format!("mount=sha256%3A{HEX}&from=b/c")), Ok(mounting));
+        let whole = Start { digest: Some(digest), algorithm: Some(Algorithm::Sha512), mount: None };
+        assert_eq!(start(&format!("digest=sha256:{HEX}&digest-algorithm=sha512")), Ok(whole));
+        assert_eq!(start("digest-algorithm=blake3"), Ok(Start::default()));
+        assert_eq!(start("digest=sha256:abc"), Err(Code::DigestInvalid));
+        let upload = format!("/v2/a/blobs/uploads/{ID}");
+        let finish = Push::Upload { id: ID.parse().expect("an id"), step: Step::Finish { digest } };
+        assert_eq!(push(Method::PUT, &upload, &format!("digest=sha256%3A{HEX}")), Ok(finish));
+        assert_eq!(push(Method::PUT, &upload, ""), Err(Code::DigestInvalid));
+        let reference: Reference = "v1".parse().expect("a tag");
+        let tags = vec!["v2".parse().expect("a tag"), "v3".parse().expect("a tag")];
+        let tagged = Push::PutManifest { reference, tags };
+        assert_eq!(push(Method::PUT, "/v2/a/manifests/v1", "tag=v2&tag=v3"), Ok(tagged));
+        assert_eq!(push(Method::PUT, "/v2/a/manifests/v1", "tag=.x"), Err(Code::TagInvalid));
+        let many: Vec<String> = (0..11).map(|n| format!("tag=t{n}")).collect();
+        assert_eq!(push(Method::PUT, "/v2/a/manifests/v1", &many.join("&")), Err(Code::TagInvalid));
     }
 
     #[test]
@@ -411,8 +545,8 @@ mod tests {
         };
         let all = |n, last: Option<&str>, query: &str| Ok((n, last.map(str::to_owned), query.to_owned()));
         assert_eq!(page(""), all(None, None, ""));
-        assert_eq!(page("n=0&last=v1%2Bx"), all(Some(0), Some("v1+x"), "last=v1%2Bx&n=0"));
-        assert_eq!(page("n=1000000000000000000&last="), all(Some(MAX_PAGE), None, "last=&n=1000"));
+        assert_eq!(page("n=0&last=v1%2Bx"), all(Some(0), Some("v1+x"), "n=0&last=v1%2Bx"));
+        assert_eq!(page("n=1000000000000000000&last="), all(Some(MAX_PAGE), None, "n=1000&last="));
         // A cursor of the upstream's own, and no way around the longest page.
         assert_eq!(page("next_page=gAAA%3D&ns=quay.io&%6Es=x"), all(None, None, "next_page=gAAA%3D"));
         assert_eq!(page("n=5&%6E=99999&n=99999"), all(Some(5), None, "n=5"));
@@ -426,8 +560,8 @@ mod tests {
         let path = format!("/v2/a/referrers/sha256:{HEX}");
         let query = "ns=docker.io&artifactType=a%2Fb&nsx=1&next=Zm9v";
         match route(&Method::GET, &path, Some(query)).map(|route| route.target) {
-            Ok(Target::Content { action: Action::Referrers { artifact_type, query, .. }, .. }) => {
-                assert_eq!(artifact_type.as_deref(), Some("a/b"));
+            Ok(Target::Content { action: Action::Referrers { query, .. }, .. }) => {
+                assert_eq!(parameter(Some(&query), "artifactType").as_deref(), Some("a/b"));
                 assert_eq!(query, "artifactType=a%2Fb&nsx=1&next=Zm9v");
             }
             other => panic!("{other:?}"),

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::address::Address;
 use super::pull::warn;
 use super::route::without_namespace;
-use super::wire::{Code, WireError, X_CACHE};
-use crate::engine::{Engine, PageQuery, RepositoryKind, Scope, TagsPage};
+use super::wire::{WireError, X_CACHE};
+use crate::engine::{Engine, PageQuery, Scope, TagsPage, Verdict};
 use crate::reply::Reply;
 
 pub async fn list(
@@ -18,16 +18,15 @@ pub async fn list(
     address: &Address,
     page: PageQuery,
 ) -> Result<Reply, WireError> {
-    if matches!(scope.repository.kind, RepositoryKind::Local) {
-        let message = format!("{} holds nothing yet", scope.repository.name);
-        return Err(WireError::local(Code::NameUnknown, message));
-    }
     Ok(page_reply(engine.tags(scope, page).await?, address))
 }
 
 fn page_reply(page: TagsPage, address: &Address) -> Reply {
     let body = json!({ "name": address.spelling, "tags": page.tags });
-    let mut reply = Reply::json(StatusCode::OK, &body).with_header(X_CACHE, page.verdict.as_str());
+    let mut reply = Reply::json(StatusCode::OK, &body);
+    if page.verdict != Verdict::Local {
+        reply = reply.with_header(X_CACHE, page.verdict.as_str());
+    }
     reply.note.verdict = Some(page.verdict);
     link_next(warn(reply, page.verdict, None), address, "tags/list", page.next_query.as_deref())
 }
@@ -50,7 +49,6 @@ pub fn link_next(reply: Reply, address: &Address, endpoint: &str, query: Option<
 pub mod tests {
     use super::*;
     use crate::docker::address::tests::remote;
-    use crate::engine::Verdict;
     use crate::reply::Content;
 
     pub fn address(namespace: Option<&str>) -> Address {

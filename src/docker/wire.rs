@@ -4,20 +4,17 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::{ALLOW, CONTENT_RANGE, HeaderName, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_RANGE, HeaderName, LOCATION, RANGE, RETRY_AFTER};
 use serde_json::json;
 
 use crate::engine::{EngineError, ErrorKind, Verdict};
+use crate::names::Digest;
 use crate::reply::Reply;
 
 pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// The error codes of the OCI distribution-spec, and after them those that older registries added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the specification's list is kept whole; pushes meet the rest")
-)]
 pub enum Code {
     BlobUnknown,
     BlobUploadInvalid,
@@ -80,9 +77,18 @@ const fn row(kind: &ErrorKind) -> (Code, StatusCode) {
         ErrorKind::UpstreamTimeout => (Code::Unavailable, StatusCode::GATEWAY_TIMEOUT),
         ErrorKind::Overloaded => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         ErrorKind::Internal => (Code::Unknown, StatusCode::INTERNAL_SERVER_ERROR),
-        // Management errors: no pull meets them.
+        ErrorKind::UploadUnknown => (Code::BlobUploadUnknown, StatusCode::NOT_FOUND),
+        ErrorKind::UploadOutOfOrder { .. } => (Code::RangeInvalid, StatusCode::RANGE_NOT_SATISFIABLE),
+        ErrorKind::DigestMismatch => (Code::DigestInvalid, StatusCode::BAD_REQUEST),
+        ErrorKind::TooLarge => (Code::SizeInvalid, StatusCode::PAYLOAD_TOO_LARGE),
+        ErrorKind::ManifestInvalid => (Code::ManifestInvalid, StatusCode::BAD_REQUEST),
+        ErrorKind::SizeMismatch => (Code::SizeInvalid, StatusCode::BAD_REQUEST),
+        ErrorKind::ReferencesUnknown(_) => (Code::ManifestBlobUnknown, StatusCode::BAD_REQUEST),
+        ErrorKind::Denied => (Code::Denied, StatusCode::FORBIDDEN),
+        // A management error: no client meets it.
         ErrorKind::Conflict => (Code::Denied, StatusCode::CONFLICT),
-        ErrorKind::Invalid { .. } => (Code::Unsupported, StatusCode::BAD_REQUEST),
+        // The only field of a client's that the engine reads is where a page begins.
+        ErrorKind::Invalid { .. } => (Code::PaginationNumberInvalid, StatusCode::BAD_REQUEST),
     }
 }
 
@@ -107,8 +113,19 @@ enum Extra {
     Allow(&'static str),
     /// 429, 502, 503: come again after this many seconds.
     RetryAfter(u64),
+    /// 401: log in, and what was wrong with the token that came.
+    LogIn(Option<&'static str>),
+    /// 416 of an upload: so many bytes are there; go on behind them.
+    Progress {
+        at: u64,
+        location: Option<String>,
+    },
+    /// One error for each of these.
+    Each(Vec<Digest>),
 }
 
+/// A manifest may name many; nobody reads on after so many errors.
+const MOST_ERRORS: usize = 100;
 /// Longer waits are not asked for: a client that sleeps for hours looks dead.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Said with a 429 whose upstream named no time.
@@ -142,9 +159,30 @@ impl WireError {
         error
     }
 
-    /// Of a local repository, where no cache is involved.
-    pub fn local(code: Code, message: impl Into<String>) -> Self {
-        Self { verdict: Some(Verdict::Local), ..Self::new(code, message) }
+    /// 401. The challenge is added where it is known how the request came in.
+    pub fn unauthorized(message: impl Into<String>, reason: Option<&'static str>) -> Self {
+        Self { extra: Extra::LogIn(reason), ..Self::new(Code::Unauthorized, message) }
+    }
+
+    /// Whether a challenge belongs to it, and the reason to give there.
+    pub fn asks_for_log_in(&self) -> Option<Option<&'static str>> {
+        match self.extra {
+            Extra::LogIn(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub fn with_wait(mut self, wait: Duration) -> Self {
+        self.extra = Extra::RetryAfter(wait.min(LONGEST_WAIT).as_secs().max(1));
+        self
+    }
+
+    /// Where the upload can be gone on with, if that is what the client must do.
+    pub fn of_upload(mut self, here: &str) -> Self {
+        if let Extra::Progress { location, .. } = &mut self.extra {
+            *location = Some(here.to_owned());
+        }
+        self
     }
 
     pub fn with_status(mut self, status: StatusCode) -> Self {
@@ -155,9 +193,16 @@ impl WireError {
     /// Faults on our side carry the request's id, by which an operator finds the log line.
     pub fn into_reply(self, request_id: &str) -> Reply {
         let detail = self.status.is_server_error().then(|| json!({ "request_id": request_id }));
-        let mut reply = Reply::error(self.status, self.code.row().0, &self.message, detail);
+        let mut reply = match &self.extra {
+            Extra::Each(digests) => each(self.status, self.code, &self.message, digests),
+            _ => Reply::error(self.status, self.code.row().0, &self.message, detail),
+        };
         reply = match self.extra {
-            Extra::Nothing => reply,
+            Extra::Nothing | Extra::LogIn(_) | Extra::Each(_) => reply,
+            Extra::Progress { at, location } => {
+                let reply = reply.with_header(RANGE, &format!("0-{}", at.saturating_sub(1)));
+                location.into_iter().fold(reply, |reply, location| reply.with_header(LOCATION, &location))
+            }
             Extra::Size(size) => reply.with_header(CONTENT_RANGE, &format!("bytes */{size}")),
             Extra::Allow(methods) => reply.with_header(ALLOW, methods),
             Extra::RetryAfter(seconds) => reply.with_header(RETRY_AFTER, &seconds.to_string()),
@@ -170,6 +215,12 @@ impl WireError {
     }
 }
 
+fn each(status: StatusCode, code: Code, message: &str, digests: &[Digest]) -> Reply {
+    let error = |digest: &Digest| json!({ "code": code.row().0, "message": message, "detail": { "digest": digest.to_string() } });
+    let errors: Vec<_> = digests.iter().take(MOST_ERRORS).map(error).collect();
+    Reply::json(status, &json!({ "errors": errors }))
+}
+
 impl From<EngineError> for WireError {
     fn from(error: EngineError) -> Self {
         let (code, status) = row(&error.kind);
@@ -180,6 +231,8 @@ impl From<EngineError> for WireError {
         };
         let extra = match (&error.kind, wait) {
             (ErrorKind::Unsatisfiable { size }, _) => Extra::Size(*size),
+            (ErrorKind::UploadOutOfOrder { at }, _) => Extra::Progress { at: *at, location: None },
+            (ErrorKind::ReferencesUnknown(digests), _) => Extra::Each(digests.clone()),
             (_, Some(wait)) => Extra::RetryAfter(wait.min(LONGEST_WAIT).as_secs().max(1)),
             (_, None) => Extra::Nothing,
         };

@@ -7,22 +7,34 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, OwnedPermit};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
+use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep;
-use crate::cache::{Action, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId};
+use super::sweep::Eviction;
+use super::sweeps::{SweepGuard, Sweeps};
+use crate::cache::{
+    Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
+};
 use crate::clock::Millis;
+use crate::names::Digest;
 use crate::telemetry::CacheGauges;
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
 const REQUESTS: usize = 4_096;
 /// Every guard holds its place from the start, so this bounds waiters, fills and sweeps together.
 const REPORTS: usize = 65_536;
+/// Places that waiters leave to those who serve them: a fill that could not say that its head came would keep them
+/// waiting for ever.
+const KEPT: usize = 1_024;
+/// How often the predicates that the simulation holds the coordinator to are looked at here: in a build for tests after
+/// every message.
+const CHECK_EVERY: Duration = if cfg!(debug_assertions) { Duration::ZERO } else { Duration::from_secs(10) };
+/// With so few keys here all predicates are looked at; with more only those that do not walk through every key.
+const FEW: usize = 1_000;
 
 /// What a waiter learns.
 #[derive(Debug)]
@@ -69,6 +81,13 @@ enum Request {
 #[derive(Debug)]
 pub(super) enum Report {
     Leave(WaiterId),
+    /// Here and not among the requests, so that it never overtakes the end of a claim.
+    Claim {
+        claim: ClaimId,
+        digest: Digest,
+        granted: oneshot::Sender<()>,
+    },
+    Unclaim(ClaimId),
     /// The head of a fill; `admit` fires when there is room.
     Head {
         flight: FlightId,
@@ -91,6 +110,11 @@ pub(super) enum Report {
         failure: Failure,
         story: Option<Story>,
     },
+    /// What became of a blob that was to be evicted.
+    Swept {
+        digest: Digest,
+        eviction: Eviction,
+    },
     Event(Event<FlightKey, Source>),
 }
 
@@ -100,6 +124,7 @@ pub(super) struct Coordination {
     requests: mpsc::Sender<Request>,
     reports: mpsc::Sender<Report>,
     waiters: Arc<AtomicU64>,
+    claims: Arc<AtomicU64>,
 }
 
 /// The actor is full; the caller should try again soon.
@@ -114,24 +139,41 @@ impl Coordination {
         let shell = Shell {
             coordinator: coordinator(),
             waiters: HashMap::new(),
+            claims: HashMap::new(),
             flights: HashMap::new(),
+            sweeps: Sweeps::default(),
+            check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
         };
         shared.tasks.spawn_last(shell.run(request_inbox, report_inbox));
-        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)) }
+        Self { requests, reports, waiters: Arc::new(AtomicU64::new(1)), claims: Arc::new(AtomicU64::new(1)) }
     }
 
     /// Waits for a key. Dropping the future leaves the wait; the flight goes on.
     pub async fn join(&self, join: Join) -> Result<Joined, Full> {
+        if self.reports.capacity() < KEPT {
+            return Err(Full);
+        }
         let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
         let waiter = WaiterId(self.waiters.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(Request::Join { waiter, join, reply }).map_err(|_| Full)?;
-        let mut guard = JoinGuard { waiter, permit: Some(permit) };
+        let guard = JoinGuard::new(waiter, permit);
         let joined = answer.await;
-        guard.permit = None;
+        guard.answered();
         joined.map_err(|_| Full)
+    }
+
+    /// Waits until a digest is not being removed, and keeps it from being chosen until the claim is dropped.
+    pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
+        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
+        let claim = Claim::new(id, permit);
+        let (granted, grant) = oneshot::channel();
+        self.reports.send(Report::Claim { claim: id, digest, granted }).await.map_err(|_| Full)?;
+        grant.await.map_err(|_| Full)?;
+        Ok(claim)
     }
 
     /// Tells the state machine something that may be lost without harm.
@@ -146,75 +188,17 @@ impl Coordination {
         let _ = self.reports.send(Report::Event(event)).await;
     }
 
+    /// Whether anybody decides any more.
+    pub fn is_running(&self) -> bool {
+        !self.requests.is_closed()
+    }
+
     pub async fn counts(&self) -> Counts {
         let (reply, answer) = oneshot::channel();
         if self.requests.send(Request::Counts(reply)).await.is_err() {
             return Counts::default();
         }
         answer.await.unwrap_or_default()
-    }
-}
-
-/// Turns the end of a waiting future into `Leave`. It holds its place in the inbox from the start.
-struct JoinGuard {
-    waiter: WaiterId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl Drop for JoinGuard {
-    fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(Report::Leave(self.waiter));
-        }
-    }
-}
-
-/// A fill's end. Dropped without a word (a panic, an abort) it reports that the fill died.
-pub(super) struct FillGuard {
-    flight: FlightId,
-    permit: Option<OwnedPermit<Report>>,
-}
-
-impl FillGuard {
-    pub fn done(mut self, size: u64, outcome: Option<Outcome>) {
-        self.send(|flight| Report::Done { flight, size, outcome });
-    }
-
-    pub fn failed(mut self, failure: Failure, story: Option<Story>) {
-        self.send(|flight| Report::Failed { flight, failure, story });
-    }
-
-    fn send(&mut self, report: impl FnOnce(FlightId) -> Report) {
-        if let Some(permit) = self.permit.take() {
-            permit.send(report(self.flight));
-        }
-    }
-}
-
-impl Drop for FillGuard {
-    fn drop(&mut self) {
-        self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
-    }
-}
-
-/// A running fill's way to report before its end.
-pub(super) struct FillLine {
-    pub flight: FlightId,
-    reports: mpsc::Sender<Report>,
-}
-
-impl FillLine {
-    /// Announces the head and waits until there is room. `Err` only when the actor stopped.
-    pub async fn head(&self, size: Option<u64>, tail: FlightTail) -> Result<(), Full> {
-        let (admit, admitted) = oneshot::channel();
-        let report = Report::Head { flight: self.flight, size, tail, admit };
-        self.reports.send(report).await.map_err(|_| Full)?;
-        admitted.await.map_err(|_| Full)
-    }
-
-    pub async fn restart(&self, tail: FlightTail) {
-        // Without an actor nobody joins any more, so nobody misses the new tail.
-        let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
     }
 }
 
@@ -251,7 +235,11 @@ struct Flight {
 struct Shell {
     coordinator: Coordinator<FlightKey, Source>,
     waiters: HashMap<WaiterId, Waiter>,
+    /// Those that wait to be granted.
+    claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
+    sweeps: Sweeps,
+    check_at: Millis,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
 }
@@ -272,7 +260,22 @@ impl Shell {
                 () = timer, if wakeup.is_some() => self.step(Event::Tick),
                 () = &mut stop => break,
             }
+            self.start_sweeps();
             self.show();
+            if clock.now() >= self.check_at {
+                self.check_at = clock.now().after(CHECK_EVERY);
+                self.check();
+            }
+        }
+    }
+
+    /// A broken promise is a bug of ours. The server goes on: it has nothing better left to do.
+    fn check(&self) {
+        let few = self.coordinator.counts().present < FEW;
+        let checked = if few { self.coordinator.check() } else { self.coordinator.check_under_way() };
+        if let Err(violation) = checked {
+            self.shared.metrics.invariant_violation();
+            tracing::error!(%violation, "the state of the cache is not what it must be; please report this");
         }
     }
 
@@ -298,6 +301,10 @@ impl Shell {
     }
 
     fn join(&mut self, waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined>) {
+        // Its Leave came first, by the faster inbox.
+        if reply.is_closed() {
+            return;
+        }
         let Join { key, source, proven, negative, deadline } = join;
         self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply });
         let deadline = deadline.map(|span| self.shared.clock.now().after(span));
@@ -310,6 +317,14 @@ impl Shell {
             Report::Leave(waiter) => {
                 self.waiters.remove(&waiter);
                 self.step(Event::Leave { waiter });
+            }
+            Report::Claim { claim, digest, granted } => {
+                self.claims.insert(claim, granted);
+                self.step(Event::Claim { claim, key: FlightKey::Content(digest) });
+            }
+            Report::Unclaim(claim) => {
+                self.claims.remove(&claim);
+                self.step(Event::Unclaim { claim });
             }
             Report::Head { flight, size, tail, admit } => {
                 if let Some(known) = self.flights.get_mut(&flight) {
@@ -333,6 +348,15 @@ impl Shell {
             Report::Failed { flight, failure, story } => {
                 self.step_with(Event::FillFailed { flight, failure }, story.as_ref());
                 self.flights.remove(&flight);
+            }
+            Report::Swept { digest, eviction } => {
+                self.sweeps.ended();
+                let key = FlightKey::Content(digest);
+                self.step(match eviction {
+                    Eviction::Done => Event::EvictDone { key },
+                    Eviction::Pushed => Event::EvictRefused { key },
+                    Eviction::Failed => Event::EvictFailed { key },
+                });
             }
             Report::Event(event) => self.step(event),
         }
@@ -363,14 +387,20 @@ impl Shell {
             }
             Action::Attach { waiter, flight } => self.attach(waiter, flight),
             Action::Ready { waiter, flight } => self.ready(waiter, flight),
-            Action::Claimed { .. } => {}
+            Action::Claimed { claim } => {
+                if let Some(granted) = self.claims.remove(&claim) {
+                    // Gone already: its end is under way.
+                    let _ = granted.send(());
+                }
+            }
             Action::Refuse { waiter, why } => {
                 if let Some(waiter) = self.waiters.remove(&waiter) {
                     // Gone already: its Leave is under way.
                     let _ = waiter.reply.send(Joined::Refused { why, story: story.cloned() });
                 }
             }
-            Action::Evict { key } => self.evict(key),
+            Action::Evict { key: FlightKey::Content(digest) } => self.sweeps.add(digest),
+            Action::Evict { key: FlightKey::Pointer(_) } => {}
             Action::PinnedLost { key } => {
                 tracing::error!(?key, "a pushed blob's file is missing: it must be pushed again");
             }
@@ -419,11 +449,11 @@ impl Shell {
             self.flights.remove(&flight);
             return;
         };
-        let guard = FillGuard { flight, permit: Some(permit) };
+        let guard = FillGuard::new(flight, permit);
         let shared = Arc::clone(&self.shared);
         match key {
             FlightKey::Content(digest) => {
-                let line = FillLine { flight, reports: self.reports.clone() };
+                let line = FillLine::new(flight, self.reports.clone());
                 self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
             }
             FlightKey::Pointer(pointer) => {
@@ -432,16 +462,18 @@ impl Shell {
         }
     }
 
-    fn evict(&self, key: FlightKey) {
-        let FlightKey::Content(digest) = key else { return };
-        let shared = Arc::clone(&self.shared);
-        let reports = self.reports.clone();
-        self.shared.tasks.spawn(async move {
-            let gone = sweep::evict(&shared, &digest).await;
-            let key = FlightKey::Content(digest);
-            let event = if gone { Event::EvictDone { key } } else { Event::EvictFailed { key } };
-            // Fails only when the actor has stopped.
-            let _ = reports.send(Report::Event(event)).await;
-        });
+    fn start_sweeps(&mut self) {
+        while let Some(digest) = self.sweeps.next() {
+            let Ok(permit) = self.reports.clone().try_reserve_owned() else {
+                // So full that its end could not be reported: after the next report, then.
+                self.sweeps.put_back(digest);
+                return;
+            };
+            let guard = SweepGuard::new(digest, permit);
+            self.shared.tasks.spawn(guard.run(Arc::clone(&self.shared)));
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,9 @@ use crate::upstream::{Kind, Upstream, UpstreamError};
 const TRIES: usize = 3;
 const PAUSES: [Duration; TRIES] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1)];
 
+/// So many bytes further count as progress. With fewer, an upstream that sends a byte and breaks off would be asked
+/// without end.
+const PROGRESS: u64 = 64 * 1024;
 /// Of a remote that could not be set up at the start: a file that it names was gone.
 const NO_ORIGIN: &str = "the upstream cannot be asked, since the repository's settings name a file that could not \
                          be read when the server started";
@@ -21,14 +24,23 @@ pub(super) struct Attempts<'a> {
     origins: &'a [Upstream],
     origin: usize,
     tries: usize,
-    /// What the first origin said last: it is the one that was asked for, mirrors are only help.
-    verdict: Option<UpstreamError>,
+    mismatches: u32,
+    /// What the first origin did last: it is the one that was asked for, mirrors are only help.
+    verdict: Option<Verdict>,
+}
+
+/// Why there is nothing.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Error(UpstreamError),
+    /// It sent other bytes than were asked for.
+    Mismatch,
 }
 
 impl<'a> Attempts<'a> {
     pub fn new(origins: &'a [Upstream]) -> Self {
-        let none = || UpstreamError::bad_response(NO_ORIGIN);
-        Self { origins, origin: 0, tries: 0, verdict: origins.is_empty().then(none) }
+        let none = || Verdict::Error(UpstreamError::bad_response(NO_ORIGIN));
+        Self { origins, origin: 0, tries: 0, mismatches: 0, verdict: origins.is_empty().then(none) }
     }
 
     /// The next origin to ask and how long to wait before, or `None` when all were tried.
@@ -48,24 +60,41 @@ impl<'a> Attempts<'a> {
         if !error.retryable() {
             self.tries = TRIES;
         }
-        if self.origin == 0 || self.verdict.is_none() {
-            self.verdict = Some(error);
+        self.note(Verdict::Error(error));
+    }
+
+    /// Other bytes came; says how often by now. One clean retry of the same origin, since a broken cache on the way
+    /// may have been passed by; afterwards each gets one chance.
+    pub fn mismatched(&mut self) -> u32 {
+        self.mismatches += 1;
+        if self.mismatches > 1 {
+            self.tries = TRIES;
+        }
+        self.note(Verdict::Mismatch);
+        self.mismatches
+    }
+
+    /// This attempt came so many bytes further before it failed.
+    pub fn progressed(&mut self, bytes: u64) {
+        if bytes >= PROGRESS {
+            self.tries = 1;
         }
     }
 
-    pub fn progressed(&mut self) {
-        self.tries = 1;
+    /// What to report when all were tried.
+    pub fn into_verdict(self) -> Option<Verdict> {
+        self.verdict
     }
 
-    /// Not this origin any more.
-    pub fn move_on(&mut self) {
+    fn note(&mut self, verdict: Verdict) {
+        if self.origin == 0 || self.verdict.is_none() {
+            self.verdict = Some(verdict);
+        }
+    }
+
+    fn move_on(&mut self) {
         self.origin += 1;
         self.tries = 0;
-    }
-
-    /// What to report when all were tried.
-    pub fn into_error(self) -> Option<UpstreamError> {
-        self.verdict
     }
 }
 

@@ -14,25 +14,42 @@ use super::shared::Shared;
 use crate::cache::{Event, Refusal};
 use crate::meta::{CopyRow, LinkRow, MetaExt as _};
 use crate::names::{ByteRange, Digest, RangeRequest};
-use crate::store::Blob;
+use crate::store::{Blob, End, Trouble};
 
-/// "It is here" may be stale news when the file is opened: an eviction can win, but hardly three times.
+/// "It is here" may be stale news when the file is opened: an eviction can win, but hardly three times. After so
+/// many looks the answer is fetched past the cache.
 const TRIES: usize = 4;
 
 /// What the metadata and the store say of a digest within one image.
-struct Seen {
+pub(super) struct Seen {
     /// The size, if this image may show it.
-    linked: Option<u64>,
-    copy: Copy,
+    pub linked: Option<u64>,
+    pub copy: Copy,
 }
 
-enum Copy {
+pub(super) enum Copy {
     Absent,
     Here(Blob),
     /// It lay here through an unclean stop: hash it first.
     Suspect,
-    /// A row without its file, or with another size.
+    /// A row without its file, or with another size, or with something that is no file of ours.
     Lost,
+}
+
+/// What came of joining a fill.
+enum Joining {
+    Answer(BlobAnswer),
+    /// The cache says that it lies here.
+    Present,
+    /// Look again: the fill failed before this waiter was sent anything, or wants a proof first.
+    Again,
+}
+
+/// What came of asking for a digest that no manifest of this image names.
+enum Unlinked {
+    Answer(BlobAnswer),
+    /// The image has it, in this size.
+    Proven(u64),
 }
 
 /// A fill to read along with.
@@ -50,8 +67,8 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        if scope.repository.remote().is_none() {
-            return Err(EngineError::new(ErrorKind::BlobUnknown, "blob unknown").with_verdict(Verdict::Local));
+        if scope.repository.local().is_some() {
+            return self.local_blob(scope, digest, want).await;
         }
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
@@ -71,13 +88,15 @@ impl Engine {
         key: AnswerKey,
     ) -> Result<BlobAnswer, EngineError> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
+        let (mut promised, mut proven) = (false, None);
         for _ in 0..TRIES {
-            let seen = self.see(scope, digest).await?;
+            let seen = self.see(scope, digest, proven).await?;
             let Some(size) = seen.linked else {
                 match self.unlinked(scope, digest, want).await? {
-                    Some(answer) => return Ok(answer),
-                    None => continue,
+                    Unlinked::Answer(answer) => return Ok(answer),
+                    Unlinked::Proven(size) => proven = Some(size),
                 }
+                continue;
             };
             if want.want == Want::Head {
                 let here = matches!(seen.copy, Copy::Here(_) | Copy::Suspect);
@@ -86,27 +105,39 @@ impl Engine {
             match seen.copy {
                 Copy::Here(blob) => {
                     self.touch(digest);
-                    return self.whole(digest, blob, want, key, noted).await;
+                    if let Some(answer) = self.whole(digest, blob, want, &key, noted).await? {
+                        return Ok(answer);
+                    }
                 }
-                Copy::Suspect => self.verify(scope, digest).await?,
-                Copy::Lost => self.lost(digest).await,
+                Copy::Suspect if self.verify(scope, digest).await? => continue,
+                Copy::Suspect | Copy::Lost => self.lost(digest).await,
+                // The cache counts what nobody can find.
+                Copy::Absent if promised => self.lost(digest).await,
                 Copy::Absent => {}
             }
-            if let Some(answer) = self.fetch(scope, digest, want, true).await? {
-                return Ok(answer);
+            match self.fetch(scope, digest, want, true).await? {
+                Joining::Answer(answer) => return Ok(answer),
+                Joining::Present => promised = true,
+                Joining::Again => {}
             }
         }
-        Err(EngineError::new(ErrorKind::Overloaded, "the blob is evicted as fast as it is fetched")
-            .with_retry_after(Some(std::time::Duration::from_secs(1))))
+        tracing::warn!(%digest, "a blob is not found where it should be, again and again: fetched past the cache");
+        self.read_past(scope, digest, want).await
     }
 
-    async fn see(&self, scope: &Scope, digest: &Digest) -> Result<Seen, EngineError> {
+    /// `proven` is as good as a link, should the metadata not have taken that.
+    pub(super) async fn see(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        proven: Option<u64>,
+    ) -> Result<Seen, EngineError> {
         let Source { repository, image } = source(scope);
         let digest = *digest;
         self.shared
             .read(move |shared| {
                 let link = shared.meta.get::<LinkRow>(&(repository, image, digest))?;
-                let linked = link.map(|link| link.size);
+                let linked = link.map(|link| link.size).or(proven);
                 let copy = if linked.is_some() { look(shared, &digest)? } else { Copy::Absent };
                 Ok(Seen { linked, copy })
             })
@@ -120,38 +151,31 @@ impl Engine {
         scope: &Scope,
         digest: &Digest,
         want: BlobWant,
-    ) -> Result<Option<BlobAnswer>, EngineError> {
+    ) -> Result<Unlinked, EngineError> {
         if want.want == Want::Body
-            && let Some(answer) = self.fetch(scope, digest, want, false).await?
+            && let Joining::Answer(answer) = self.fetch(scope, digest, want, false).await?
         {
-            return Ok(Some(answer));
+            return Ok(Unlinked::Answer(answer));
         }
-        self.prove(scope, digest).await.map(|()| None)
+        self.prove(scope, digest).await.map(Unlinked::Proven)
     }
 
-    async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+    /// Whether the upstream has the digest in this image, and of what size it is there.
+    pub(super) async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<u64, EngineError> {
         match self.fly(scope, Task::Prove(*digest), None).await? {
+            Joined::Document { outcome: Outcome::Proven(size), .. } => Ok(size),
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
-            _ => Ok(()),
+            _ => Err(EngineError::new(ErrorKind::Internal, "a flight brought back no proof")),
         }
     }
 
-    /// One hash for all who ask meanwhile. A bad file is set aside, and the cache told.
-    async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+    /// One hash for all who ask meanwhile. `false`: the file was bad, and has been set aside.
+    pub(super) async fn verify(&self, scope: &Scope, digest: &Digest) -> Result<bool, EngineError> {
         match self.fly(scope, Task::Verify(*digest), None).await? {
-            Joined::Document { outcome: Outcome::Verified(true), .. } => Ok(()),
-            Joined::Document { .. } => {
-                self.lost(digest).await;
-                Ok(())
-            }
+            Joined::Document { outcome: Outcome::Verified(whole), .. } => Ok(whole),
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
-            _ => Ok(()),
+            _ => Ok(false),
         }
-    }
-
-    async fn lost(&self, digest: &Digest) {
-        tracing::warn!(%digest, "a cached blob's file is missing or damaged: it is fetched again");
-        self.coordination.tell(Event::Lost { key: FlightKey::Content(*digest) }).await;
     }
 
     pub(super) fn touch(&self, digest: &Digest) {
@@ -160,23 +184,30 @@ impl Engine {
         }
     }
 
-    /// Joins the fill. `None`: look again, it lies here now, or a proof is needed first.
+    /// Joins the fill, or starts it.
     async fn fetch(
         &self,
         scope: &Scope,
         digest: &Digest,
         want: BlobWant,
         proven: bool,
-    ) -> Result<Option<BlobAnswer>, EngineError> {
+    ) -> Result<Joining, EngineError> {
         let joined = self.join_content(scope, digest, proven).await?;
         match joined {
             Joined::Tail { tail, first } => {
-                let verdict = if first { Verdict::Miss } else { Verdict::Joined };
+                // Its last byte is out already; only its row is not written yet.
+                let whole = tail.tail.progress().end == Some(End::Complete);
+                let verdict = match (first, whole) {
+                    (true, _) => Verdict::Miss,
+                    (false, false) => Verdict::Joined,
+                    (false, true) => Verdict::Hit,
+                };
                 self.read_along(scope, digest, want, Along { tail, verdict, proven }).await
             }
-            Joined::Present | Joined::NeedProof | Joined::Document { .. } => Ok(None),
+            Joined::Present => Ok(Joining::Present),
+            Joined::NeedProof | Joined::Document { .. } => Ok(Joining::Again),
             Joined::Refused { why: Refusal::Bypass, .. } => {
-                self.read_past(scope, digest, want).await.map(Some)
+                self.read_past(scope, digest, want).await.map(Joining::Answer)
             }
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
         }
@@ -202,17 +233,24 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
         Along { tail: mut flight, verdict, proven }: Along,
-    ) -> Result<Option<BlobAnswer>, EngineError> {
-        let Ok(size) = flight.tail.size().await else { return Ok(None) };
-        if size <= SMALL && flight.tail.finished().await.is_err() {
-            // It was sent nothing: it may follow the fill to its next draft, or learn why there is none.
-            return Ok(None);
-        }
+    ) -> Result<Joining, EngineError> {
+        let known = match flight.tail.size().await {
+            Ok(size) if size <= SMALL => flight.tail.finished().await,
+            known => known,
+        };
+        let Ok(size) = known else {
+            // It was sent nothing. The disk being full is no reason to send it away; otherwise it may follow the
+            // fill to its next draft, or learn why there is none.
+            return match flight.salvage.get() {
+                Some(_) => self.read_past(scope, digest, want).await.map(Joining::Answer),
+                None => Ok(Joining::Again),
+            };
+        };
         let range = resolve(want.range, size)?;
         let ByteRange { start, end } = range.unwrap_or(ByteRange { start: 0, end: size });
         let wanted = Wanted { scope: scope.clone(), digest: *digest, size, start, end, proven };
         let reader = Reader::along(self.clone(), flight, wanted);
-        Ok(Some(BlobAnswer { digest: *digest, size, range, reader: Some(reader), verdict }))
+        Ok(Joining::Answer(BlobAnswer { digest: *digest, size, range, reader: Some(reader), verdict }))
     }
 
     /// Nothing can be cached now: a fetch of one's own, hashed, its last byte held back.
@@ -222,7 +260,7 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        let linked = self.see(scope, digest).await?.linked;
+        let linked = self.see(scope, digest, None).await?.linked;
         let bypass = Bypass::start(&self.shared, scope, digest, linked).await?;
         let size = bypass.size();
         let range = resolve(want.range, size)?;
@@ -231,25 +269,34 @@ impl Engine {
         Ok(BlobAnswer { digest: *digest, size, range, reader, verdict: Verdict::Bypass })
     }
 
-    async fn whole(
+    /// `None`: its file cannot be read, and has been set aside.
+    pub(super) async fn whole(
         &self,
         digest: &Digest,
         blob: Blob,
         want: BlobWant,
-        key: AnswerKey,
+        key: &AnswerKey,
         noted: Generation,
-    ) -> Result<BlobAnswer, EngineError> {
+    ) -> Result<Option<BlobAnswer>, EngineError> {
         let size = blob.size();
         if size <= SMALL {
-            let bytes = self.shared.read(move |_| Ok(blob.read_all()?)).await?;
+            let reading = blob.clone();
+            let bytes = match self.shared.read(move |_| Ok(reading.read_all())).await? {
+                Ok(bytes) => bytes,
+                Err(error) if Trouble::of(&error) == Trouble::Damage => {
+                    self.unreadable(*digest, blob, &error).await;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            };
             let answer = Answer { digest: *digest, media_type: None, bytes, fresh: None };
-            self.shared.answers.insert(key, answer.clone(), noted);
-            return answered_from_memory(&answer, want);
+            self.shared.answers.insert(key.clone(), answer.clone(), noted);
+            return answered_from_memory(&answer, want).map(Some);
         }
         let range = resolve(want.range, size)?;
-        let ByteRange { start, end } = range.unwrap_or(ByteRange { start: 0, end: size });
-        let reader = Some(Reader::stored(blob.reader(start, end)));
-        Ok(BlobAnswer { digest: *digest, size, range, reader, verdict: Verdict::Hit })
+        let part = range.unwrap_or(ByteRange { start: 0, end: size });
+        let reader = Some(Reader::stored(self.clone(), *digest, blob, part));
+        Ok(Some(BlobAnswer { digest: *digest, size, range, reader, verdict: Verdict::Hit }))
     }
 }
 
@@ -259,13 +306,20 @@ fn look(shared: &Shared, digest: &Digest) -> Result<Copy, EngineError> {
     if !copy.durable && copy.epoch < shared.trusted_since {
         return Ok(Copy::Suspect);
     }
-    match shared.store.open(digest)? {
-        Some(blob) if blob.size() == copy.size => Ok(Copy::Here(blob)),
-        _ => Ok(Copy::Lost),
+    match shared.store.open(digest) {
+        Ok(Some(blob)) if blob.size() == copy.size => Ok(Copy::Here(blob)),
+        Ok(_) => Ok(Copy::Lost),
+        // Others need their files too; this one is as good as it was.
+        Err(error) if Trouble::of(&error) == Trouble::Shortage => Err(error.into()),
+        Err(error) => {
+            shared.metrics.disk_error();
+            tracing::error!(%digest, %error, "disk_error: a cached blob cannot be opened");
+            Ok(Copy::Lost)
+        }
     }
 }
 
-fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
+pub(super) fn answered_from_memory(answer: &Answer, want: BlobWant) -> Result<BlobAnswer, EngineError> {
     let size = answer.bytes.len() as u64;
     if want.want == Want::Head {
         return head(&answer.digest, size, want, Verdict::Hit);
@@ -284,7 +338,12 @@ fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-fn head(digest: &Digest, size: u64, want: BlobWant, verdict: Verdict) -> Result<BlobAnswer, EngineError> {
+pub(super) fn head(
+    digest: &Digest,
+    size: u64,
+    want: BlobWant,
+    verdict: Verdict,
+) -> Result<BlobAnswer, EngineError> {
     let range = resolve(want.range, size)?;
     Ok(BlobAnswer { digest: *digest, size, range, reader: None, verdict })
 }

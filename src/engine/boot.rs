@@ -7,75 +7,139 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::documents;
 use super::drafts::Leftover;
 use super::flight::FlightKey;
 use super::model::EngineError;
 use super::shared::Shared;
 use super::sweep;
+use super::uploads;
 use crate::cache::Event;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, DraftRow, Durability, MetaError};
+use crate::clock::UnixMillis;
+use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
 /// A draft that nobody asked for again within this time goes.
 const DRAFT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// After the file storage could not be listed.
+const LIST_AGAIN: Duration = Duration::from_secs(30);
 
 /// What the scan of the file storage found. `true`: pushed, never evicted.
+#[derive(Default)]
 struct Found {
     present: Vec<(Digest, CopyRow, bool)>,
     /// Files without a row: adopted as suspects, without links, first to be evicted.
-    adopted: Vec<(Digest, CopyRow)>,
+    adopted: Vec<(Digest, CopyRow, bool)>,
     /// Rows without a file.
-    missing: Vec<(Digest, CopyRow)>,
+    missing: Vec<(Digest, CopyRow, bool)>,
 }
 
-/// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed.
-pub(super) fn take_stock_of_drafts(shared: &Shared) -> Result<(), EngineError> {
+/// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed, and so are rows
+/// without a draft. What goes wrong here costs no more than a fetch from the beginning.
+pub(super) async fn take_stock_of_drafts(shared: &Arc<Shared>) {
+    let taken = shared.read(sort_drafts).await;
+    match taken {
+        Ok(rows) => forget_drafts(shared, &rows).await,
+        Err(error) => tracing::warn!(%error, "the drafts of earlier runs cannot be listed"),
+    }
+}
+
+/// Answers the rows that say nothing any more.
+fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
     let mut known = HashMap::new();
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
-    let now = shared.clock.wall().0;
-    let oldest = now.saturating_sub(u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX));
-    let mut remove = Vec::new();
+    let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
+    let oldest = oldest_draft(shared);
+    let (mut remove, mut rows) = (Vec::new(), Vec::new());
     shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
-        Some(row) if row.created_ms >= oldest => {
+        Some(row) if row.created_ms >= oldest.0 => {
+            let (digest, noted) = (row.digest, UnixMillis(row.created_ms));
             let checkpoints = row
                 .checkpoints
                 .iter()
                 .filter_map(|(len, prefix)| Some(Checkpoint { len: *len, prefix: prefix.parse().ok()? }));
-            shared.drafts.leave(row.digest, Leftover { id, checkpoints: checkpoints.collect() });
+            let leftover = Leftover { id, checkpoints: checkpoints.collect(), noted };
+            remove.extend(shared.drafts.leave(digest, leftover).map(|other| (other.id, true)));
         }
-        _ => remove.push(id),
+        _ if uploads.contains(&id) => {}
+        row => remove.push((id, row.is_some())),
     })?;
-    for id in &remove {
-        shared.store.remove_draft(*id)?;
+    rows.extend(known.into_keys());
+    for (id, has_row) in &remove {
+        match shared.store.remove_draft(*id) {
+            Ok(_) => rows.extend(has_row.then_some(id.0)),
+            Err(error) => tracing::warn!(%error, "a draft of an earlier run stays"),
+        }
     }
-    // Rows whose file is gone stay until something else removes them: harmless, and few.
     if !remove.is_empty() {
         tracing::info!(drafts = remove.len(), "removed drafts of an earlier run");
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// Tells the coordinator what lies here, oldest use first. In the background.
+/// Removes the drafts that nobody asked for again.
+pub(super) async fn drop_old_drafts(shared: &Arc<Shared>) {
+    let old = shared.drafts.take_older(oldest_draft(shared));
+    if old.is_empty() {
+        return;
+    }
+    let ids: Vec<_> = old.iter().map(|leftover| leftover.id).collect();
+    let removed = shared
+        .read(move |shared| {
+            let removed = ids.into_iter().filter(|id| shared.store.remove_draft(*id).is_ok());
+            Ok(removed.map(|id| id.0).collect::<Vec<_>>())
+        })
+        .await;
+    if let Ok(rows) = removed {
+        tracing::info!(drafts = rows.len(), "removed drafts that nobody asked for again");
+        forget_drafts(shared, &rows).await;
+    }
+}
+
+fn oldest_draft(shared: &Shared) -> UnixMillis {
+    let life = u64::try_from(DRAFT_LIFE.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis(shared.clock.wall().0.saturating_sub(life))
+}
+
+async fn forget_drafts(shared: &Shared, rows: &[u64]) {
+    for rows in rows.chunks(sweep::ROWS) {
+        let mut batch = Batch::new(Durability::Relaxed);
+        for id in rows {
+            batch.delete::<DraftRow>(id);
+        }
+        if let Err(error) = shared.meta.apply(batch).await {
+            tracing::warn!(%error, "rows of drafts stay until the next start");
+        }
+    }
+}
+
+/// Tells the coordinator what lies here, oldest use first. In the background, and again if it cannot be read: until
+/// then nothing is evicted.
 pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) {
-    let found = match shared.read(scan).await {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::error!(%error, "the file storage cannot be listed: nothing will be evicted");
-            return;
+    let found = loop {
+        match shared.read(scan).await {
+            Ok(found) => break found,
+            Err(error) => {
+                tracing::error!(%error, "the file storage cannot be listed: nothing is evicted yet")
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LIST_AGAIN) => {}
+            () = shared.tasks.stopping() => return,
         }
     };
     let Found { mut present, adopted, missing } = found;
-    note(&shared, &adopted, &missing).await;
+    let adopted = note(&shared, adopted, &missing).await;
     tracing::info!(
         blobs = present.len(),
         adopted = adopted.len(),
         missing = missing.len(),
         "the index of the file storage is loaded"
     );
-    present.extend(adopted.into_iter().map(|(digest, row)| (digest, row, false)));
+    present.extend(adopted);
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
     for (digest, row, pinned) in present {
         let event = Event::Load {
@@ -92,36 +156,42 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
     count_documents(&shared).await;
 }
 
-/// Each on the condition that nothing happened to the digest since it was looked at.
-async fn note(shared: &Shared, adopted: &[(Digest, CopyRow)], missing: &[(Digest, CopyRow)]) {
-    let adoptions = adopted.iter().map(|(digest, row)| {
+/// Each on the condition that nothing happened to the digest since it was looked at. What was pushed keeps its content
+/// row: the promise stands, and whoever brings the bytes again fulfils it. Answers what was adopted.
+async fn note(
+    shared: &Shared,
+    adopted: Vec<(Digest, CopyRow, bool)>,
+    missing: &[(Digest, CopyRow, bool)],
+) -> Vec<(Digest, CopyRow, bool)> {
+    let mut noted = Vec::new();
+    for (digest, row, pushed) in adopted {
         let mut batch = Batch::new(Durability::Relaxed);
-        batch.require_absent::<CopyRow>(digest).put(digest, row);
-        batch
-    });
-    let losses = missing.iter().map(|(digest, row)| {
-        let mut batch = Batch::new(Durability::Relaxed);
-        batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
-        batch
-    });
-    for batch in adoptions.chain(losses) {
+        batch.require_absent::<CopyRow>(&digest).put(&digest, &row);
         match shared.meta.apply(batch).await {
-            // Fetched, or evicted, meanwhile: that is the newer truth.
-            Ok(()) | Err(MetaError::Conflict(_)) => {}
-            Err(error) => tracing::warn!(%error, "what the start found cannot be noted"),
+            Ok(()) => noted.push((digest, row, pushed)),
+            // Fetched meanwhile: the fill has counted it.
+            Err(MetaError::Conflict(_)) => {}
+            Err(error) => tracing::warn!(%digest, %error, "a file without a row cannot be adopted"),
         }
     }
+    for (digest, row, pushed) in missing {
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_equal::<CopyRow>(digest, row).delete::<CopyRow>(digest);
+        match shared.meta.apply(batch).await {
+            // Fetched, or pushed, meanwhile.
+            Err(MetaError::Conflict(_)) => continue,
+            Err(error) => tracing::warn!(%digest, %error, "a row without a file stays"),
+            Ok(()) => {}
+        }
+        if *pushed {
+            tracing::error!(%digest, size = row.size, "a pushed blob's file is missing: it must be pushed again");
+        }
+    }
+    noted
 }
 
 async fn count_documents(shared: &Arc<Shared>) {
-    let counted = shared
-        .read(|shared| {
-            sweep::each::<DocumentRow>(shared, |_, row| {
-                shared.sizes.document_added(row.bytes.len() as u64);
-            })
-        })
-        .await;
-    if let Err(error) = counted {
+    if let Err(error) = shared.read(documents::count).await {
         tracing::warn!(%error, "the documents cannot be counted");
     }
 }
@@ -137,19 +207,20 @@ fn scan(shared: &Shared) -> Result<Found, EngineError> {
             pushed.insert(digest);
         }
     })?;
-    let mut found = Found { present: Vec::new(), adopted: Vec::new(), missing: Vec::new() };
+    let mut found = Found::default();
     shared.store.scan(&mut |scanned| match scanned {
         Scan::Blob { digest, size } => match rows.remove(&digest) {
             Some(row) => found.present.push((digest, row, pushed.contains(&digest))),
             None => {
                 let row = CopyRow { size, durable: false, epoch: 0, last_used_ms: 0, upstream: 0 };
-                found.adopted.push((digest, row));
+                found.adopted.push((digest, row, pushed.contains(&digest)));
             }
         },
         Scan::Foreign(path) => {
             tracing::warn!(path = %path.display(), "a file in the data directory that is not ours: left alone");
         }
     })?;
-    found.missing = rows.into_iter().collect();
+    let missing = rows.into_iter().map(|(digest, row)| (digest, row, pushed.contains(&digest)));
+    found.missing = missing.collect();
     Ok(found)
 }

@@ -9,21 +9,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::attempts;
+use super::errors::refused;
 use super::flight::Salvage;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
 use super::repository::Repository;
 use super::shared::Shared;
+use crate::cache::Refusal;
 use crate::names::{Digest, Hasher, ImageName};
-use crate::upstream::{BlobStream, Kind, Resume};
+use crate::upstream::{BlobResponse, BlobStream, Kind, Resume, Upstream, UpstreamError};
 
 /// How often a broken connection is taken up again.
 const RESUMES: usize = 3;
+/// How often all origins are asked in turn.
+const ROUNDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) struct Bypass {
-    repository: Arc<Repository>,
-    image: ImageName,
-    digest: Digest,
+    fetch: Fetch,
     size: u64,
     stream: BlobStream,
     /// Of all bytes before `at`.
@@ -35,6 +39,14 @@ pub(super) struct Bypass {
     resumes: usize,
     /// One of the few places; freed with the reader.
     _place: OwnedSemaphorePermit,
+}
+
+/// What is asked for, and of whom.
+struct Fetch {
+    shared: Arc<Shared>,
+    repository: Arc<Repository>,
+    image: ImageName,
+    digest: Digest,
 }
 
 impl Bypass {
@@ -58,20 +70,23 @@ impl Bypass {
         from: &Salvage,
     ) -> Result<Self, EngineError> {
         let place = Arc::clone(&shared.bypass).try_acquire_owned().map_err(|_| full())?;
-        let origin = scope.repository.origins().first().ok_or_else(full)?;
-        let image = source(scope).image;
-        let resume = (from.at > 0).then_some(Resume { at: from.at, validator: None });
-        let answer = match origin.blob(&image, digest, resume).await {
-            Err(error) if error.kind == Kind::BadResume => origin.blob(&image, digest, None).await,
-            answer => answer,
-        };
-        let answer =
-            answer.map_err(|error| EngineError::new(ErrorKind::UpstreamUnavailable, error.message))?;
+        let repository = Arc::clone(&scope.repository);
+        let fetch =
+            Fetch { shared: Arc::clone(shared), repository, image: source(scope).image, digest: *digest };
+        let answer = fetch.ask(from.at).await.map_err(|error| {
+            let why = Refusal::Failed(attempts::failure(&error));
+            refused(why, Some(&attempts::story(&error)), ErrorKind::BlobUnknown)
+        })?;
+        // Without a size there is no holding back its last byte.
         let size = linked.or(answer.size).ok_or_else(full)?;
+        let agreed = answer.size.is_none_or(|told| told == size);
+        if !agreed || size == 0 && from.hasher.clone().finish() != *digest {
+            let message = "the upstream's blob has another size than its manifest says";
+            return Err(EngineError::new(ErrorKind::UpstreamUnavailable, message));
+        }
+        shared.metrics.cache_bypass();
         Ok(Self {
-            repository: Arc::clone(&scope.repository),
-            image,
-            digest: *digest,
+            fetch,
             size,
             stream: answer.body,
             hasher: from.hasher.clone(),
@@ -94,56 +109,82 @@ impl Bypass {
     /// The next piece, proven where it holds the last byte. `None` behind that.
     pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
         while self.at < self.size {
-            match self.stream.next().await {
-                Some(Ok(mut chunk)) => {
-                    let dropped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
-                    self.skip -= dropped as u64;
-                    let chunk = chunk.split_off(dropped);
-                    if !chunk.is_empty() {
-                        return Some(self.accept(chunk));
-                    }
-                }
-                Some(Err(error)) => {
-                    if let Err(error) = self.resume(error.message).await {
-                        return Some(Err(error));
-                    }
-                }
-                None => {
-                    if let Err(error) = self.resume("the upstream ended the blob early".to_owned()).await {
-                        return Some(Err(error));
-                    }
-                }
+            let why = match self.stream.next().await {
+                Some(Ok(chunk)) => match self.accept(chunk) {
+                    Some(piece) => return Some(piece),
+                    None => continue,
+                },
+                Some(Err(error)) => error.message,
+                None => "the upstream ended the blob early".to_owned(),
+            };
+            if let Err(error) = self.resume(&why).await {
+                return Some(Err(error));
             }
         }
         None
     }
 
-    fn accept(&mut self, chunk: Bytes) -> io::Result<Bytes> {
+    /// `None`: all of it was known already.
+    fn accept(&mut self, mut chunk: Bytes) -> Option<io::Result<Bytes>> {
+        let name = self.fetch.repository.name.as_str();
+        self.fetch.shared.metrics.bytes_from_upstream(name, chunk.len() as u64);
+        let dropped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
+        self.skip -= dropped as u64;
+        let chunk = chunk.split_off(dropped);
+        if chunk.is_empty() {
+            return None;
+        }
         self.hasher.update(&chunk);
         self.at += chunk.len() as u64;
-        let wrong =
-            self.at > self.size || (self.at == self.size && self.hasher.clone().finish() != self.digest);
-        if wrong {
-            return Err(broken("the upstream sent other bytes than were asked for"));
+        let proven = || self.hasher.clone().finish() == self.fetch.digest;
+        if self.at > self.size || self.at == self.size && !proven() {
+            self.fetch.shared.metrics.digest_mismatch();
+            return Some(Err(broken("the upstream sent other bytes than were asked for")));
         }
-        Ok(chunk)
+        Some(Ok(chunk))
     }
 
-    async fn resume(&mut self, why: String) -> io::Result<()> {
-        let origin = self.repository.origins().first();
-        while let Some(origin) = origin
-            && self.resumes > 0
-        {
-            self.resumes -= 1;
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let resume = Some(Resume { at: self.at, validator: None });
-            if let Ok(answer) = origin.blob(&self.image, &self.digest, resume).await {
-                self.skip = self.at - answer.offset;
-                self.stream = answer.body;
-                return Ok(());
+    async fn resume(&mut self, why: &str) -> io::Result<()> {
+        self.resumes = self.resumes.checked_sub(1).ok_or_else(|| broken(why))?;
+        tokio::time::sleep(PAUSE).await;
+        let answer = self.fetch.ask(self.at).await.map_err(|_| broken(why))?;
+        self.fetch.shared.metrics.upstream_resumed();
+        self.skip = self.at - answer.offset;
+        self.stream = answer.body;
+        Ok(())
+    }
+}
+
+impl Fetch {
+    /// The first origin that answers. If none does, what the first one said last.
+    async fn ask(&self, at: u64) -> Result<BlobResponse, UpstreamError> {
+        let mut rounds = ROUNDS;
+        loop {
+            rounds -= 1;
+            let mut verdict = None;
+            for origin in self.repository.origins() {
+                match self.ask_one(origin, at).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => _ = verdict.get_or_insert(error),
+                }
+            }
+            match verdict {
+                Some(error) if error.retryable() && rounds > 0 => tokio::time::sleep(PAUSE).await,
+                Some(error) => return Err(error),
+                None => return Err(UpstreamError::bad_response("no upstream is configured")),
             }
         }
-        Err(broken(&why))
+    }
+
+    async fn ask_one(&self, origin: &Upstream, at: u64) -> Result<BlobResponse, UpstreamError> {
+        let resume = (at > 0).then_some(Resume { at, validator: None });
+        let answer = match origin.blob(&self.image, &self.digest, resume).await {
+            Err(error) if error.kind == Kind::BadResume => origin.blob(&self.image, &self.digest, None).await,
+            answer => answer,
+        };
+        let code = answer.as_ref().map_or_else(|error| error.status.unwrap_or(0), |_| 200);
+        self.shared.metrics.upstream_request(self.repository.name.as_str(), "blob", code);
+        answer
     }
 }
 

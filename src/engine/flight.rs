@@ -86,8 +86,8 @@ pub(super) struct ListingPage {
 pub(super) enum Outcome {
     Resolved(Resolution),
     Fetched(Manifest),
-    /// The image has the digest; its link is noted.
-    Proven,
+    /// The image has the digest, of this size; its link is noted, if the metadata takes it.
+    Proven(u64),
     Verified(bool),
     Page(ListingPage),
 }
@@ -112,4 +112,47 @@ pub(super) struct Salvage {
 pub(super) struct Story {
     pub message: Arc<str>,
     pub timed_out: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Coordinator, Event, Limits};
+    use crate::clock::Millis;
+    use crate::names::Algorithm;
+
+    /// The figure in docs/reliability.md: `cargo test --lib -- --ignored --nocapture bytes_per_entry`. Alone in its
+    /// process, since it reads the memory of all of it.
+    #[test]
+    #[ignore = "measures, and takes some hundreds of megabytes"]
+    #[expect(clippy::disallowed_methods, reason = "a test asks the kernel for its own memory")]
+    fn bytes_per_entry() {
+        const ENTRIES: u64 = 1_000_000;
+        let resident = || {
+            let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+            let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+            resident.expect("a number of pages") * 4_096
+        };
+        let mut out = Vec::new();
+        let mut coordinator = Coordinator::<FlightKey, Source>::new(Limits::default());
+        let before = resident();
+        for number in 0..ENTRIES {
+            let key = FlightKey::Content(Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+            let load = Event::Load { key, upstream: number % 3, size: 1, used: number, pinned: false };
+            coordinator.step(Millis(0), load, &mut out);
+        }
+        coordinator.step(Millis(0), Event::Loaded, &mut out);
+        let loaded = resident();
+        for number in (0..ENTRIES).rev() {
+            let key = FlightKey::Content(Digest::of(Algorithm::Sha256, &number.to_be_bytes()));
+            coordinator.step(Millis(number % 1_000), Event::Touch { key }, &mut out);
+        }
+        let touched = resident();
+        println!(
+            "{} bytes an entry when loaded, {} after a touch of each",
+            (loaded - before) / ENTRIES,
+            (touched - before) / ENTRIES
+        );
+        assert_eq!(coordinator.counts().present, 1_000_000);
+    }
 }

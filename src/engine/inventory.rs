@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Engine;
+use super::documents;
 use super::flight::FlightKey;
 use super::model::{CachedImage, CachedTag, EngineError, ErrorKind, Purge, Purged};
 use super::repository::Repository;
@@ -66,7 +67,7 @@ impl Engine {
         let orphans = self.shared.read(move |shared| orphans(shared, digests)).await?;
         purged.documents = orphans.documents.len() as u64;
         if !orphans.documents.is_empty() {
-            sweep::forget_documents(&self.shared, orphans.documents).await?;
+            documents::forget(&self.shared, orphans.documents).await?;
         }
         for (digest, size) in orphans.blobs {
             // The coordinator decides: what is being fetched or claimed stays.

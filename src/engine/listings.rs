@@ -19,12 +19,8 @@ struct TagList {
 impl Engine {
     /// One page of an image's tags.
     pub async fn tags(&self, scope: &Scope, page: PageQuery) -> Result<TagsPage, EngineError> {
-        if scope.repository.remote().is_none() {
-            return Err(EngineError::new(
-                ErrorKind::NameUnknown,
-                format!("there is no image {}", scope.image),
-            )
-            .with_verdict(Verdict::Local));
+        if scope.repository.local().is_some() {
+            return self.local_tags(scope, page).await;
         }
         let (page, verdict) =
             self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;

@@ -37,9 +37,7 @@ impl Engine {
         want: Want,
     ) -> Result<Manifest, EngineError> {
         let Some(remote) = scope.repository.remote() else {
-            return Err(
-                EngineError::new(ErrorKind::ManifestUnknown, "manifest unknown").with_verdict(Verdict::Local)
-            );
+            return self.local_manifest(scope, reference).await;
         };
         match reference {
             Reference::Tag(tag) => self.manifest_by_tag(scope, remote, tag, want).await,
@@ -229,18 +227,17 @@ impl Engine {
         key: AnswerKey,
     ) -> Result<Manifest, EngineError> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
-        let stored = self.stored(scope, digest, verdict).await?;
-        let is_here = stored.is_some();
-        if let Some(manifest) = stored {
-            let failing = scope.repository.is_failing(self.shared.clock.now());
-            if !failing || self.is_complete(&manifest).await? {
-                self.remember(key, &manifest, None, noted);
-                return Ok(manifest);
-            }
+        let Some(manifest) = self.stored(scope, digest, verdict).await? else {
+            return self.fetched(scope, Reference::Digest(*digest)).await;
+        };
+        // While the upstream fails, it must show first that the rest of the image can be had.
+        if scope.repository.is_failing(self.shared.clock.now())
+            && let Some(missing) = self.first_missing(&manifest).await?
+        {
+            self.prove(scope, &missing).await.map_err(incomplete)?;
         }
-        // It is not here; or it is, and the upstream must show first that the rest of the image can be had.
-        let fetched = self.fetched(scope, Reference::Digest(*digest)).await;
-        if is_here { fetched.map_err(incomplete) } else { fetched }
+        self.remember(key, &manifest, None, noted);
+        Ok(manifest)
     }
 
     async fn fetched(&self, scope: &Scope, reference: Reference) -> Result<Manifest, EngineError> {
@@ -275,7 +272,7 @@ impl Engine {
         let Some(manifest) = self.stored(scope, &known.resolution.digest, Verdict::Stale).await? else {
             return Err(error);
         };
-        if !self.is_complete(&manifest).await? {
+        if self.first_missing(&manifest).await?.is_some() {
             return Err(error);
         }
         let minutes = known.age.as_secs() / 60;
@@ -285,23 +282,23 @@ impl Engine {
         Ok(Manifest { warning: Some(warning), ..manifest })
     }
 
-    /// Whether an image's config and layers all lie here. Some clients choose a mirror by the manifest and never
-    /// fall back afterwards. An index is complete by itself; its children are judged one by one.
-    async fn is_complete(&self, manifest: &Manifest) -> Result<bool, EngineError> {
-        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(true) };
+    /// Of an image's config and layers the first that does not lie here. Some clients choose a mirror by the
+    /// manifest and never fall back afterwards. An index misses nothing; its children are judged one by one.
+    async fn first_missing(&self, manifest: &Manifest) -> Result<Option<Digest>, EngineError> {
+        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(None) };
         if view.is_index {
-            return Ok(true);
+            return Ok(None);
         }
         let needed: Vec<Digest> =
             view.references.iter().filter(|named| !named.external).map(|named| named.digest).collect();
         self.shared
             .read(move |shared| {
-                for digest in &needed {
-                    if shared.meta.get::<CopyRow>(digest)?.is_none() {
-                        return Ok(false);
+                for digest in needed {
+                    if shared.meta.get::<CopyRow>(&digest)?.is_none() {
+                        return Ok(Some(digest));
                     }
                 }
-                Ok(true)
+                Ok(None)
             })
             .await
     }
@@ -325,7 +322,13 @@ impl Engine {
         answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
     }
 
-    fn remember(&self, key: AnswerKey, manifest: &Manifest, fresh: Option<Fresh>, noted: Generation) {
+    pub(super) fn remember(
+        &self,
+        key: AnswerKey,
+        manifest: &Manifest,
+        fresh: Option<Fresh>,
+        noted: Generation,
+    ) {
         if manifest.bytes.is_empty() {
             return;
         }
@@ -379,12 +382,12 @@ pub(super) fn source(scope: &Scope) -> Source {
     Source { repository: scope.repository.id, image: scope.image.clone() }
 }
 
-fn answer_key(scope: &Scope, reference: Reference) -> AnswerKey {
+pub(super) fn answer_key(scope: &Scope, reference: Reference) -> AnswerKey {
     let Source { repository, image } = source(scope);
     AnswerKey { repository, image, of: Of::Manifest(reference) }
 }
 
-fn from_memory(answer: &Answer) -> Manifest {
+pub(super) fn from_memory(answer: &Answer) -> Manifest {
     let fallback = || MediaType::parse(MediaType::OCI_MANIFEST).expect("a constant media type");
     Manifest {
         digest: answer.digest,
@@ -400,7 +403,9 @@ fn lost_answer() -> EngineError {
     EngineError::new(ErrorKind::Internal, "a flight brought back something else than it was sent for")
 }
 
+/// The manifest is here, and a layer is neither here nor to be had: to the client, the upstream's failure.
 fn incomplete(error: EngineError) -> EngineError {
-    let message = format!("{}; and not all of this image's layers are cached", error.message);
-    EngineError { message, ..error }
+    let kind = if error.kind == ErrorKind::BlobUnknown { ErrorKind::UpstreamUnavailable } else { error.kind };
+    let message = format!("not all of this image's layers are cached, and {}", error.message);
+    EngineError { kind, message, ..error }
 }

@@ -2,38 +2,61 @@
 //! tasks live.
 //! Must not know: HTTP, status codes, OCI error codes.
 
+mod accounts;
 mod actor;
 mod answers;
 mod attempts;
 mod blobs;
 mod boot;
 mod bypass;
+mod damage;
+mod discovery;
+mod documents;
 mod drafts;
 mod errors;
 mod fill;
 mod flight;
+mod guards;
 mod inventory;
 mod listings;
+mod local;
 mod manifests;
 mod model;
 mod pointer;
+mod publish;
+mod push;
 mod reader;
+mod removal;
 mod repositories;
 mod repository;
 mod resolutions;
+mod room;
 mod settings;
 mod shared;
 mod sweep;
+mod sweeps;
 mod touched;
+mod turns;
+mod upload;
+mod uploads;
+mod verify;
 
+pub use crate::upstream::Timeouts;
+pub use accounts::{
+    Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
+    NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
+};
+pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
 };
+pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
 pub use repositories::Repositories;
-pub use repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
+pub use upload::Upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +74,14 @@ use crate::telemetry::Metrics;
 
 /// The first epoch whose unsynced copies may be trusted.
 const TRUSTED_SINCE: SettingKey = SettingKey::new("trusted_since");
+
+/// What an engine stands on.
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub meta: Arc<dyn Meta>,
+    /// How the last stop was.
+    pub opened: Opened,
+}
 
 /// The handle that requests are answered through. Cheap to clone.
 #[derive(Clone)]
@@ -79,16 +110,37 @@ impl Engine {
         metrics: Arc<Metrics>,
         first: Vec<(RepositoryName, RepositorySpec)>,
     ) -> Result<Self, OpenError> {
-        let clock = Clock::new();
-        let store: Arc<dyn Store> = Arc::new(FsStore::open(data_dir).map_err(OpenError::Store)?);
+        let store = FsStore::open(data_dir).map_err(OpenError::Store)?;
         let (meta, opened) = RedbMeta::open(&data_dir.join("meta.redb"), Options::default())?;
-        let meta: Arc<dyn Meta> = Arc::new(meta);
+        let ground = Ground { store: Arc::new(store), meta: Arc::new(meta), opened };
+        Self::start(ground, settings, metrics, first).await
+    }
+
+    /// The same on a store and a metadata store that are open already.
+    pub async fn start(
+        ground: Ground,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        first: Vec<(RepositoryName, RepositorySpec)>,
+    ) -> Result<Self, OpenError> {
+        let clock = Clock::new();
+        let Ground { store, meta, opened } = ground;
         let trusted_since = trust(&meta, &opened).await?;
-        let repositories = Repositories::load(&meta, &clock)?;
-        let parts =
-            Parts { clock, store, meta, metrics, repositories, settings, epoch: opened.epoch, trusted_since };
+        let repositories = Repositories::load(&meta, &clock, settings.timeouts)?;
+        let accounts = Accounts::load(&meta, &clock).await?;
+        let parts = Parts {
+            clock,
+            store,
+            meta,
+            metrics,
+            repositories,
+            accounts,
+            settings,
+            epoch: opened.epoch,
+            trusted_since,
+        };
         let shared = Arc::new(Shared::new(parts));
-        boot::take_stock_of_drafts(&shared)?;
+        boot::take_stock_of_drafts(&shared).await;
         let coordination = Coordination::start(&shared);
         let engine = Self { shared: Arc::clone(&shared), coordination: coordination.clone() };
         if opened.created {
@@ -109,23 +161,63 @@ impl Engine {
         &self.shared.repositories
     }
 
+    /// Who may log in, and what was granted to whom.
+    pub fn accounts(&self) -> &Accounts {
+        &self.shared.accounts
+    }
+
+    /// Changes a repository. What was granted in it stays granted, also where it is pointed elsewhere.
+    pub async fn update_repository(
+        &self,
+        name: &RepositoryName,
+        spec: RepositorySpec,
+    ) -> Result<Arc<Repository>, EngineError> {
+        let (changed, old) = self.repositories().update(name, spec).await?;
+        if changed.id != old {
+            self.accounts().renumber(old, Some(changed.id)).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Removes a repository, and what was granted in it.
+    pub async fn delete_repository(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+        let old = self.repositories().delete(name, purge).await?;
+        self.accounts().renumber(old, None).await
+    }
+
     /// Whether requests can be answered, and what the gauges show.
     pub async fn status(&self) -> Status {
         let counts = self.coordination.counts().await;
         let space = self.shared.read(|shared| Ok(shared.store.space()?)).await;
-        let meta = self.shared.read(|shared| Ok(shared.meta.get::<SettingRow>(&SettingKey::EPOCH)?)).await;
+        let meta = self.metadata().await;
         let check = |name, failed: Option<String>| Check {
             name,
             ok: failed.is_none(),
             detail: failed.unwrap_or_else(|| "ok".to_owned()),
         };
+        let ended = match (self.shared.tasks.is_stopping(), self.coordination.is_running()) {
+            (true, _) => Some("the server is stopping"),
+            (false, false) => Some("the cache's task has ended: restart the server"),
+            (false, true) => None,
+        };
         let checks = vec![
-            check("metadata", meta.err().map(|error| error.message)),
+            check("metadata", meta.err()),
             check("storage", space.as_ref().err().map(|error| error.message.clone())),
-            check("running", self.shared.tasks.is_stopping().then(|| "the server is stopping".to_owned())),
+            check("running", ended.map(str::to_owned)),
         ];
         let (free_bytes, total_bytes) = space.map_or((0, 0), |space| (space.free, space.total));
         Status { ready: checks.iter().all(|check| check.ok), checks, counts, free_bytes, total_bytes }
+    }
+
+    /// Reads must work. That it takes no writes for a while is no reason to send pulls elsewhere; that it never will
+    /// again is one.
+    async fn metadata(&self) -> Result<(), String> {
+        let read = self.shared.read(|shared| Ok(shared.meta.get::<SettingRow>(&SettingKey::EPOCH)?)).await;
+        read.map_err(|error| error.message)?;
+        match self.shared.meta.apply(Batch::new(Durability::Relaxed)).await {
+            Err(MetaError::Closed) => Err("the metadata store has closed: restart the server".to_owned()),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Puts down what is under way where the next start can take it up, and closes the metadata. To be called
@@ -133,7 +225,9 @@ impl Engine {
     pub async fn shutdown(&self) {
         sweep::note_uses(&self.shared, Durability::Relaxed).await;
         if !self.shared.tasks.end(self.shared.settings.stop_grace).await {
-            tracing::warn!("some fetches did not end in time; their drafts are cut back at the next start");
+            // They may still publish behind the sync, so nothing may be said of what is on the disk.
+            tracing::warn!("some tasks did not end in time: the stop is not clean");
+            return;
         }
         // A clean stop means that what is cached may be trusted, so it must be on the disk.
         let synced = self.shared.read(|shared| Ok(shared.store.sync_all()?)).await;

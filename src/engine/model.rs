@@ -217,6 +217,24 @@ pub enum ErrorKind {
     Invalid {
         field: String,
     },
+    /// No such upload, or not of this image, or over.
+    UploadUnknown,
+    /// Somebody else writes to the upload, or what came does not begin where it ends: at this byte.
+    UploadOutOfOrder {
+        at: u64,
+    },
+    /// What was pushed has another digest than it was pushed by.
+    DigestMismatch,
+    /// More than can ever be kept.
+    TooLarge,
+    /// What was pushed is no manifest that can be kept.
+    ManifestInvalid,
+    /// A pushed manifest gives content another size than it has.
+    SizeMismatch,
+    /// A pushed manifest names these, which its image does not have.
+    ReferencesUnknown(Vec<Digest>),
+    /// The repository's own rules forbid it.
+    Denied,
 }
 
 /// An error with the sentence for the client. What only the log may see was logged where it arose.

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::actor::FillGuard;
 use super::answers::Of;
-use super::attempts::{self, Attempts};
+use super::attempts::{self, Attempts, Verdict as Tried};
 use super::flight::{ListingPage, Outcome, Pointer, Resolution, Source, Story, Task};
+use super::guards::FillGuard;
 use super::model::{EngineError, Manifest, Verdict};
 use super::repository::Repository;
 use super::shared::Shared;
+use super::verify::verify;
 use crate::cache::Failure;
-use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
+use crate::meta::{Batch, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow, TagRow};
 use crate::names::manifest;
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
 use crate::upstream::{Kind, Listing, ManifestBody, Page, Upstream, UpstreamError};
@@ -45,14 +46,13 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
     let Some(repository) = shared.repositories.by_id(pointer.source.repository) else {
         return guard.failed(Failure::NotFound, Some(told("the repository was removed meanwhile")));
     };
+    let stopping = shared.tasks.stopping();
     let flight = Flight { shared, repository, source: &pointer.source };
-    let ended = match &pointer.task {
-        Task::Resolve(tag) => flight.resolve(tag).await,
-        Task::Fetch(reference) => flight.fetch(reference).await,
-        Task::Prove(digest) => flight.prove(digest).await,
-        Task::Verify(digest) => flight.verify(digest).await,
-        Task::Tags { query } => flight.tags(query).await,
-        Task::Referrers { digest, query } => flight.referrers(digest, query).await,
+    let ended = tokio::select! {
+        biased;
+        // A silent upstream must not hold up the stop.
+        () = stopping => return guard.failed(Failure::Died, Some(told("the server is stopping"))),
+        ended = flight.perform(&pointer.task) => ended,
     };
     match ended {
         Ok(outcome) => guard.done(0, Some(outcome)),
@@ -75,6 +75,17 @@ struct Flight<'a> {
 }
 
 impl Flight<'_> {
+    async fn perform(&self, task: &Task) -> Result<Outcome, Ended> {
+        match task {
+            Task::Resolve(tag) => self.resolve(tag).await,
+            Task::Fetch(reference) => self.fetch(reference).await,
+            Task::Prove(digest) => self.prove(digest).await,
+            Task::Verify(digest) => Ok(Outcome::Verified(verify(&self.shared, digest).await?)),
+            Task::Tags { query } => self.tags(query).await,
+            Task::Referrers { digest, query } => self.referrers(digest, query).await,
+        }
+    }
+
     /// Which digest the tag names now. A HEAD, which Docker Hub does not count as a pull; where that does not
     /// tell, a GET.
     async fn resolve(&self, tag: &Tag) -> Result<Outcome, Ended> {
@@ -98,7 +109,10 @@ impl Flight<'_> {
             return self.fetch(&reference).await;
         };
         let resolution = Resolution { digest, media_type, size };
-        self.confirm(tag, &resolution).await?;
+        if let Err(error) = self.confirm(tag, &resolution).await {
+            // What the upstream says is true all the same; the next who asks hears it again.
+            tracing::warn!(%tag, %error, "a tag that was confirmed cannot be noted");
+        }
         self.shared.resolutions.note(self.source, tag, &resolution, self.shared.clock.now());
         Ok(Outcome::Resolved(resolution))
     }
@@ -111,7 +125,7 @@ impl Flight<'_> {
     }
 
     /// The tag's row follows, if what it names now lies here; else the fetch that comes next will move it.
-    async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), Ended> {
+    async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), EngineError> {
         let (repository, image) = (self.source.repository, self.source.image.clone());
         let link = (repository, image.clone(), resolution.digest);
         let here = self
@@ -132,8 +146,9 @@ impl Flight<'_> {
             etag: None,
         };
         let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_present::<RepositoryRow>(&repository);
         batch.put(&(repository, image, tag.clone()), &row);
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        self.shared.meta.apply(batch).await?;
         let of = Of::Manifest(Reference::Tag(tag.clone()));
         self.shared.answers.committed(repository, &self.source.image, [of]);
         Ok(())
@@ -163,7 +178,10 @@ impl Flight<'_> {
             verdict: Verdict::Miss,
             warning: None,
         };
-        self.commit(reference, &manifest).await?;
+        if let Err(error) = self.commit(reference, &manifest).await {
+            // Its bytes are proven, so it is served; whoever comes next fetches it again.
+            tracing::error!(%digest, %error, "a fetched manifest cannot be noted");
+        }
         Ok(Outcome::Fetched(manifest))
     }
 
@@ -174,11 +192,13 @@ impl Flight<'_> {
     }
 
     /// One batch: the document, the tag that named it, and a link for each digest that it names.
-    async fn commit(&self, reference: &Reference, manifest: &Manifest) -> Result<(), Ended> {
+    async fn commit(&self, reference: &Reference, manifest: &Manifest) -> Result<(), MetaError> {
         let (repository, image) = (self.source.repository, &self.source.image);
         let now = self.shared.clock.wall().0;
         let link = |digest: Digest| (repository, image.clone(), digest);
         let mut batch = Batch::new(Durability::Relaxed);
+        // Of a repository that was removed meanwhile nothing is noted: nobody would ever remove it.
+        batch.require_present::<RepositoryRow>(&repository);
         let document = DocumentRow {
             media_type: manifest.media_type.to_string(),
             last_used_ms: now,
@@ -218,7 +238,7 @@ impl Flight<'_> {
             changed.push(Of::Manifest(Reference::Tag(tag.clone())));
             named.push((tag, resolution));
         }
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
+        self.shared.meta.apply(batch).await?;
         // Only now: who finds the resolution must find the document too.
         for (tag, resolution) in named {
             self.shared.resolutions.note(self.source, &tag, &resolution, self.shared.clock.now());
@@ -250,34 +270,12 @@ impl Flight<'_> {
         };
         let key = (self.source.repository, image, digest);
         let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_present::<RepositoryRow>(&self.source.repository);
         batch.put(&key, &LinkRow { media_type: None, size, origin_proven: true });
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Proven)
-    }
-
-    /// Hashes a file that an unclean stop made suspect, before its first byte goes out.
-    async fn verify(&self, digest: &Digest) -> Result<Outcome, Ended> {
-        let digest = *digest;
-        let row = self
-            .shared
-            .read(move |shared| {
-                let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let Some(blob) = shared.store.open(&digest)? else { return Ok(None) };
-                let whole = blob.size() == copy.size && blob.hash(digest.algorithm())? == digest;
-                if !whole {
-                    tracing::warn!(%digest, "a cached blob was damaged by an unclean stop: set aside");
-                    shared.store.quarantine(&digest)?;
-                }
-                Ok(whole.then_some(copy))
-            })
-            .await?;
-        let mut batch = Batch::new(Durability::Relaxed);
-        match &row {
-            Some(copy) => batch.put(&digest, &CopyRow { epoch: self.shared.epoch, ..copy.clone() }),
-            None => batch.delete::<CopyRow>(&digest),
-        };
-        self.shared.meta.apply(batch).await.map_err(EngineError::from)?;
-        Ok(Outcome::Verified(row.is_some()))
+        if let Err(error) = self.shared.meta.apply(batch).await {
+            tracing::warn!(%digest, %error, "a proof cannot be noted");
+        }
+        Ok(Outcome::Proven(size))
     }
 
     async fn tags(&self, query: &str) -> Result<Outcome, Ended> {
@@ -377,7 +375,10 @@ impl Flight<'_> {
             }
             attempts.failed(error);
         }
-        Err(attempts.into_error().unwrap_or_else(|| UpstreamError::bad_response("no upstream was asked")))
+        match attempts.into_verdict() {
+            Some(Tried::Error(error)) => Err(error),
+            Some(Tried::Mismatch) | None => Err(UpstreamError::bad_response("no upstream was asked")),
+        }
     }
 }
 

@@ -14,8 +14,9 @@ use super::actor::Joined;
 use super::bypass::Bypass;
 use super::flight::{FlightTail, Salvage};
 use super::model::Scope;
-use crate::names::{Digest, Hasher};
-use crate::store;
+use crate::cache::Refusal;
+use crate::names::{ByteRange, Digest, Hasher};
+use crate::store::{self, Blob};
 
 /// How often a reader that was sent nothing yet follows a fill to its next draft.
 const MOVES: usize = 3;
@@ -44,12 +45,20 @@ type Streaming = Pin<Box<dyn Future<Output = (Bypass, Option<io::Result<Bytes>>)
 
 enum Inner {
     Memory(Bytes),
-    Stored(store::Reader),
+    Stored(Box<Stored>),
     Along(Box<Along>),
     Moving(Moving),
     Past(Box<Past>),
     /// Ended, well or badly.
     Over,
+}
+
+/// Reading a copy that lies here.
+struct Stored {
+    engine: Engine,
+    reader: store::Reader,
+    digest: Digest,
+    blob: Blob,
 }
 
 /// Reading a fill's draft.
@@ -76,9 +85,9 @@ impl Reader {
         Self { inner: Inner::Memory(bytes), sent: 0, total }
     }
 
-    pub(super) fn stored(reader: store::Reader) -> Self {
-        let total = reader.remaining().unwrap_or(0);
-        Self { inner: Inner::Stored(reader), sent: 0, total }
+    pub(super) fn stored(engine: Engine, digest: Digest, blob: Blob, part: ByteRange) -> Self {
+        let total = part.end - part.start;
+        Self { inner: stored(engine, digest, blob, part), sent: 0, total }
     }
 
     pub(super) fn along(engine: Engine, flight: FlightTail, wanted: Wanted) -> Self {
@@ -97,16 +106,6 @@ impl Reader {
 
     pub fn sent(&self) -> u64 {
         self.sent
-    }
-
-    /// Whether it waits for bytes that the upstream has not sent yet: then it is not the client that is slow.
-    pub fn is_waiting(&self) -> bool {
-        match &self.inner {
-            Inner::Memory(_) | Inner::Over => false,
-            Inner::Stored(reader) => reader.is_waiting(),
-            Inner::Along(along) => along.reader.is_waiting(),
-            Inner::Moving(_) | Inner::Past(_) => true,
-        }
     }
 
     /// The next piece, at most `max` bytes. `None` is the clean end; an error means that the body must break.
@@ -132,7 +131,7 @@ impl Reader {
                 Inner::Memory(bytes) => {
                     return Poll::Ready(Some(Ok(bytes.split_to(max.max(1).min(bytes.len())))));
                 }
-                Inner::Stored(reader) => return reader.poll_chunk(cx, max),
+                Inner::Stored(stored) => return stored.poll_chunk(cx, max),
                 Inner::Along(along) => match ready!(along.reader.poll_chunk(cx, max)) {
                     Some(Err(error)) => match along.next_place(self.sent) {
                         Some(moving) => self.inner = Inner::Moving(moving),
@@ -151,6 +150,11 @@ impl Reader {
     }
 }
 
+fn stored(engine: Engine, digest: Digest, blob: Blob, part: ByteRange) -> Inner {
+    let reader = blob.reader(part.start, part.end);
+    Inner::Stored(Box::new(Stored { engine, reader, digest, blob }))
+}
+
 fn along(engine: Engine, flight: FlightTail, wanted: Wanted, moves: usize) -> Inner {
     let reader = flight.tail.reader(wanted.start, Some(wanted.end));
     Inner::Along(Box::new(Along { engine, reader, flight, wanted, moves }))
@@ -165,6 +169,21 @@ fn stream(mut bypass: Bypass) -> Streaming {
         let piece = bypass.next().await;
         (bypass, piece)
     })
+}
+
+impl Stored {
+    /// Where the disk does not give the bytes back the body breaks off; what was sent cannot be trusted either. The
+    /// next request fetches the blob again.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
+        match ready!(self.reader.poll_chunk(cx, max)) {
+            Some(Err(error)) => {
+                let told = io::Error::new(error.kind(), "the file storage could not be read");
+                self.engine.report_unreadable(self.digest, self.blob.clone(), error);
+                Poll::Ready(Some(Err(told)))
+            }
+            chunk => Poll::Ready(chunk),
+        }
+    }
 }
 
 impl Along {
@@ -201,7 +220,13 @@ async fn follow(engine: Engine, wanted: Wanted, moves: usize) -> io::Result<Inne
             let opened = engine.shared.read(move |shared| Ok(shared.store.open(&digest)?)).await;
             let blob = opened.map_err(io::Error::other)?;
             let blob = blob.filter(|blob| blob.size() == wanted.size).ok_or_else(gone)?;
-            Ok(Inner::Stored(blob.reader(wanted.start, wanted.end)))
+            let part = ByteRange { start: wanted.start, end: wanted.end };
+            Ok(stored(engine, digest, blob, part))
+        }
+        Joined::Refused { why: Refusal::Bypass, .. } => {
+            let Wanted { scope, digest, size, start, end, .. } = wanted;
+            let bypass = Bypass::start(&engine.shared, &scope, &digest, Some(size)).await;
+            Ok(past(bypass.map_err(io::Error::other)?, start, end))
         }
         Joined::Document { .. } | Joined::NeedProof | Joined::Refused { .. } => Err(gone()),
     }

@@ -10,13 +10,13 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::model::{EngineError, ErrorKind};
-use super::repository::{Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 use crate::clock::{Clock, UnixMillis};
 use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
 };
 use crate::names::{RepositoryId, RepositoryName};
-use crate::upstream::{Settings, SettingsError, Upstream};
+use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 
 /// No server has more; a page of the metadata holds them all.
 const MOST: usize = 10_000;
@@ -27,6 +27,7 @@ pub struct Repositories {
     by_id: DashMap<RepositoryId, Arc<Repository>>,
     meta: Arc<dyn Meta>,
     clock: Clock,
+    timeouts: Timeouts,
     /// Held by the one change under way.
     changing: Mutex<()>,
     /// Numbers whose content is still to be removed.
@@ -35,12 +36,13 @@ pub struct Repositories {
 
 impl Repositories {
     /// Reads all repositories.
-    pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock) -> Result<Self, EngineError> {
+    pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock, timeouts: Timeouts) -> Result<Self, EngineError> {
         let this = Self {
             by_name: DashMap::new(),
             by_id: DashMap::new(),
             meta: Arc::clone(meta),
             clock: clock.clone(),
+            timeouts,
             changing: Mutex::new(()),
             retired: std::sync::Mutex::default(),
         };
@@ -50,7 +52,7 @@ impl Repositories {
                 continue;
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
-            this.enter(revive(id, name, from_row(row)?, created, clock)?);
+            this.enter(this.revive(id, name, from_row(row)?, created)?);
         }
         Ok(this)
     }
@@ -92,25 +94,25 @@ impl Repositories {
         }
         self.check_unique(&name, &spec)?;
         let (id, mut batch) = self.next_id()?;
-        let repository = make(id, name, spec, self.clock.wall(), &self.clock)?;
+        let repository = self.make(id, name, spec, self.clock.wall())?;
         batch.put(&id, &to_row(&repository, false));
         self.meta.apply(batch).await?;
         Ok(self.enter(repository))
     }
 
     /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
-    /// loses its stored password unless the change brings one.
-    pub async fn update(
+    /// loses its stored password unless the change brings one. Also answers with the number that it had.
+    pub(super) async fn update(
         &self,
         name: &RepositoryName,
         spec: RepositorySpec,
-    ) -> Result<Arc<Repository>, EngineError> {
+    ) -> Result<(Arc<Repository>, RepositoryId), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
         let (spec, moved) = settle(&old, spec)?;
         let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
-        let repository = make(id, name.clone(), spec, old.created, &self.clock)?;
+        let repository = self.make(id, name.clone(), spec, old.created)?;
         batch.put(&id, &to_row(&repository, false));
         if moved {
             batch.put(&old.id, &to_row(&old, true));
@@ -120,14 +122,19 @@ impl Repositories {
             self.by_id.remove(&old.id);
             self.retire(old.id);
         }
-        Ok(self.enter(repository))
+        Ok((self.enter(repository), old.id))
     }
 
-    /// Removes the repository; its content is unreachable at once and goes in the background.
-    pub async fn delete(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
+    /// Removes the repository; its content is unreachable at once and goes in the background. Answers with the
+    /// number that it had.
+    pub(super) async fn delete(
+        &self,
+        name: &RepositoryName,
+        purge: bool,
+    ) -> Result<RepositoryId, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
-        if matches!(old.kind, RepositoryKind::Local) && !purge && self.has_content(&old)? {
+        if old.local().is_some() && !purge && self.has_content(&old)? {
             let message = format!("{name} holds images; delete it with purge=true to delete them with it");
             return Err(EngineError::new(ErrorKind::Conflict, message));
         }
@@ -137,7 +144,7 @@ impl Repositories {
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
         self.retire(old.id);
-        Ok(())
+        Ok(old.id)
     }
 
     /// The numbers whose content is to be removed; the caller does it.
@@ -187,6 +194,79 @@ impl Repositories {
         Ok((RepositoryId(next), batch))
     }
 
+    fn make(
+        &self,
+        id: RepositoryId,
+        name: RepositoryName,
+        spec: RepositorySpec,
+        created: UnixMillis,
+    ) -> Result<Repository, EngineError> {
+        let kind = match spec {
+            RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
+            RepositorySpec::Remote(spec) => {
+                let mut origins = vec![self.origin(&spec, &spec.remote_url, true)?];
+                for mirror in &spec.mirrors {
+                    origins.push(self.origin(&spec, mirror, false)?);
+                }
+                RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
+            }
+        };
+        Ok(Repository { id, name, kind, created })
+    }
+
+    /// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
+    /// repository's trouble does not keep the others from starting.
+    fn revive(
+        &self,
+        id: RepositoryId,
+        name: RepositoryName,
+        spec: RepositorySpec,
+        created: UnixMillis,
+    ) -> Result<Repository, EngineError> {
+        match (self.make(id, name.clone(), spec.clone(), created), spec) {
+            (
+                Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
+                RepositorySpec::Remote(spec),
+            ) => {
+                tracing::error!(repository = %name, field, why = message,
+                    "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
+                let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
+                Ok(Repository { id, name, kind, created })
+            }
+            (made, _) => made,
+        }
+    }
+
+    /// Credentials are for `remote_url` alone; a mirror is another party.
+    fn origin(&self, spec: &RemoteSpec, base: &Url, main: bool) -> Result<Upstream, EngineError> {
+        let password = match (&spec.password, &spec.password_file) {
+            _ if !main => None,
+            (Some(password), _) => Some(password.expose().to_owned()),
+            (None, Some(path)) => Some(read_password(path)?),
+            (None, None) => None,
+        };
+        let settings = Settings {
+            username: spec.username.clone().filter(|_| main),
+            password: password.map(SecretString::from),
+            ca_file: spec.ca_file.clone(),
+            allowed_hosts: spec.allowed_hosts.clone(),
+            timeouts: self.timeouts,
+            ..Settings::new(base.clone())
+        };
+        Upstream::new(settings, self.clock.clone()).map_err(|error| {
+            let field = match error {
+                SettingsError::CaFile { .. } => "ca_file",
+                SettingsError::AllowedHost(_) => "allowed_hosts",
+                SettingsError::HalfCredentials | SettingsError::Credentials => "username",
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => {
+                    "remote_url"
+                }
+                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
+            };
+            EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
+        })
+    }
+
     fn enter(&self, repository: Repository) -> Arc<Repository> {
         let repository = Arc::new(repository);
         self.by_id.insert(repository.id, Arc::clone(&repository));
@@ -202,7 +282,7 @@ fn unknown(name: &RepositoryName) -> EngineError {
 /// What the change amounts to, and whether it points the remote elsewhere.
 fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, bool), EngineError> {
     match (&old.kind, spec) {
-        (RepositoryKind::Local, RepositorySpec::Local) => Ok((RepositorySpec::Local, false)),
+        (RepositoryKind::Local(_), RepositorySpec::Local(spec)) => Ok((RepositorySpec::Local(spec), false)),
         (RepositoryKind::Remote(remote), RepositorySpec::Remote(mut spec)) => {
             let moved = remote.spec.remote_url != spec.remote_url;
             let same_user = spec.username == remote.spec.username;
@@ -216,76 +296,6 @@ fn settle(old: &Repository, spec: RepositorySpec) -> Result<(RepositorySpec, boo
             "a repository cannot change between local and remote; delete it and make it anew",
         )),
     }
-}
-
-fn make(
-    id: RepositoryId,
-    name: RepositoryName,
-    spec: RepositorySpec,
-    created: UnixMillis,
-    clock: &Clock,
-) -> Result<Repository, EngineError> {
-    let kind = match spec {
-        RepositorySpec::Local => RepositoryKind::Local,
-        RepositorySpec::Remote(spec) => {
-            let mut origins = vec![origin(&spec, &spec.remote_url, true, clock)?];
-            for mirror in &spec.mirrors {
-                origins.push(origin(&spec, mirror, false, clock)?);
-            }
-            RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
-        }
-    };
-    Ok(Repository { id, name, kind, created })
-}
-
-/// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
-/// repository's trouble does not keep the others from starting.
-fn revive(
-    id: RepositoryId,
-    name: RepositoryName,
-    spec: RepositorySpec,
-    created: UnixMillis,
-    clock: &Clock,
-) -> Result<Repository, EngineError> {
-    match (make(id, name.clone(), spec.clone(), created, clock), spec) {
-        (
-            Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
-            RepositorySpec::Remote(spec),
-        ) => {
-            tracing::error!(repository = %name, field, why = message,
-                "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
-            let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
-            Ok(Repository { id, name, kind, created })
-        }
-        (made, _) => made,
-    }
-}
-
-/// Credentials are for `remote_url` alone; a mirror is another party.
-fn origin(spec: &RemoteSpec, base: &Url, main: bool, clock: &Clock) -> Result<Upstream, EngineError> {
-    let password = match (&spec.password, &spec.password_file) {
-        _ if !main => None,
-        (Some(password), _) => Some(password.expose().to_owned()),
-        (None, Some(path)) => Some(read_password(path)?),
-        (None, None) => None,
-    };
-    let settings = Settings {
-        username: spec.username.clone().filter(|_| main),
-        password: password.map(SecretString::from),
-        ca_file: spec.ca_file.clone(),
-        allowed_hosts: spec.allowed_hosts.clone(),
-        ..Settings::new(base.clone())
-    };
-    Upstream::new(settings, clock.clone()).map_err(|error| {
-        let field = match error {
-            SettingsError::CaFile { .. } => "ca_file",
-            SettingsError::AllowedHost(_) => "allowed_hosts",
-            SettingsError::HalfCredentials | SettingsError::Credentials => "username",
-            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => "remote_url",
-            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
-        };
-        EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
-    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the administrator keeps this secret in a file of their own")]
@@ -319,10 +329,14 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
         created_ms,
         retired,
     };
-    let Some(Remote { spec, .. }) = repository.remote() else { return empty };
+    let spec = match &repository.kind {
+        RepositoryKind::Local(spec) => return RepositoryRow { anonymous_pull: spec.anonymous_pull, ..empty },
+        RepositoryKind::Remote(remote) => &remote.spec,
+    };
     RepositoryRow {
         repo_type: RepositoryType::Remote,
         remote_url: Some(spec.remote_url.to_string()),
@@ -346,7 +360,8 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        return Ok(RepositorySpec::Local);
+        let spec = LocalSpec { anonymous_pull: row.anonymous_pull, immutable_tags: row.immutable_tags };
+        return Ok(RepositorySpec::Local(spec));
     }
     let name = row.name;
     let url = |text: &str| {

@@ -23,7 +23,7 @@ pub struct Repository {
 
 #[derive(Debug)]
 pub enum RepositoryKind {
-    Local,
+    Local(LocalSpec),
     Remote(Box<Remote>),
 }
 
@@ -55,7 +55,22 @@ impl Repository {
     pub fn remote(&self) -> Option<&Remote> {
         match &self.kind {
             RepositoryKind::Remote(remote) => Some(remote),
-            RepositoryKind::Local => None,
+            RepositoryKind::Local(_) => None,
+        }
+    }
+
+    /// A local repository by the same name in which nothing ever was: what is looked for in it is answered as what
+    /// is not there.
+    pub fn emptied(&self) -> Option<Self> {
+        let kind = RepositoryKind::Local(self.local()?.clone());
+        Some(Self { id: RepositoryId::NONE, name: self.name.clone(), kind, created: self.created })
+    }
+
+    /// The policy of a local repository.
+    pub fn local(&self) -> Option<&LocalSpec> {
+        match &self.kind {
+            RepositoryKind::Local(spec) => Some(spec),
+            RepositoryKind::Remote(_) => None,
         }
     }
 
@@ -86,7 +101,7 @@ impl Repository {
 
     pub fn spec(&self) -> RepositorySpec {
         match &self.kind {
-            RepositoryKind::Local => RepositorySpec::Local,
+            RepositoryKind::Local(spec) => RepositorySpec::Local(spec.clone()),
             RepositoryKind::Remote(remote) => RepositorySpec::Remote(Box::new(remote.spec.clone())),
         }
     }
@@ -95,8 +110,17 @@ impl Repository {
 /// What an administrator asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RepositorySpec {
-    Local,
+    Local(LocalSpec),
     Remote(Box<RemoteSpec>),
+}
+
+/// The policy of a local repository, the home of what is pushed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalSpec {
+    /// Whether it may be read without logging in, where there are users.
+    pub anonymous_pull: bool,
+    /// A tag that is there is not moved to another manifest.
+    pub immutable_tags: bool,
 }
 
 /// The policy of a remote repository.
@@ -121,7 +145,7 @@ pub struct RemoteSpec {
     pub upstream_namespace: Option<String>,
     /// Answers `/v2/<image>` without a repository, for dockerd's `registry-mirrors`.
     pub default_mirror: bool,
-    /// Whether a remote with credentials may be read by anyone.
+    /// Whether it may be read without logging in, even with stored credentials.
     pub anonymous_pull: bool,
     /// Hosts of token servers and CDNs that may be visited besides the upstream's own.
     pub allowed_hosts: Vec<String>,
@@ -209,6 +233,6 @@ mod tests {
         }
         assert_eq!(canonical(remote("https://quay.io", Some("quay.io")), "redis"), "redis");
         assert_eq!(canonical(remote("https://notdocker.io", None), "redis"), "redis");
-        assert_eq!(canonical(RepositoryKind::Local, "redis"), "redis");
+        assert_eq!(canonical(RepositoryKind::Local(LocalSpec::default()), "redis"), "redis");
     }
 }

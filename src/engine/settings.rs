@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::upstream::Timeouts;
+
 /// How much cached content may lie here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxSize {
@@ -20,8 +22,12 @@ pub struct Settings {
     pub min_free: Option<u64>,
     /// Bytes of manifests of remotes; the least recently used go first.
     pub document_cap: u64,
+    /// How long an upload that nobody goes on with is kept.
+    pub upload_life: Duration,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
+    /// How long the silence of an upstream is borne.
+    pub timeouts: Timeouts,
 }
 
 impl Default for Settings {
@@ -30,7 +36,9 @@ impl Default for Settings {
             max_size: MaxSize::Percent(80),
             min_free: None,
             document_cap: 1 << 30,
+            upload_life: Duration::from_secs(24 * 3600),
             stop_grace: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
         }
     }
 }

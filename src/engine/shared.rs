@@ -9,17 +9,21 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
+use super::accounts::Accounts;
 use super::answers::Answers;
+use super::documents::Sizes;
 use super::drafts::Drafts;
 use super::model::{EngineError, ErrorKind};
 use super::repositories::Repositories;
 use super::resolutions::Resolutions;
+use super::room::Room;
 use super::settings::Settings;
-use super::sweep::Sizes;
 use super::touched::Touched;
+use super::turns::Turns;
+use super::uploads::Uploads;
 use crate::clock::Clock;
 use crate::meta::{Meta, MetaError};
-use crate::store::{DraftId, Store};
+use crate::store::{DraftId, Store, Trouble};
 use crate::telemetry::Metrics;
 
 /// How many requests at once may fetch past the cache when the disk is full.
@@ -31,19 +35,26 @@ pub(super) struct Shared {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub answers: Answers,
     pub drafts: Drafts,
     pub resolutions: Resolutions,
     pub touched: Touched,
+    pub turns: Turns,
+    pub uploads: Uploads,
+    /// Bytes that clients have announced and not sent yet.
+    pub promised: Arc<AtomicU64>,
     pub sizes: Sizes,
     pub settings: Settings,
     pub tasks: Tasks,
+    pub room: Room,
     pub bypass: Arc<Semaphore>,
     /// The number of this run.
     pub epoch: u64,
     /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
     pub trusted_since: u64,
     draft_numbers: AtomicU64,
+    stamps: AtomicU64,
 }
 
 /// What `Shared` is made of besides the parts it makes itself.
@@ -53,6 +64,7 @@ pub(super) struct Parts {
     pub meta: Arc<dyn Meta>,
     pub metrics: Arc<Metrics>,
     pub repositories: Repositories,
+    pub accounts: Accounts,
     pub settings: Settings,
     pub epoch: u64,
     pub trusted_since: u64,
@@ -65,16 +77,22 @@ impl Shared {
             drafts: Drafts::default(),
             resolutions: Resolutions::new(),
             touched: Touched::default(),
+            turns: Turns::new(),
+            uploads: Uploads::default(),
+            promised: Arc::default(),
             sizes: Sizes::default(),
             tasks: Tasks::default(),
+            room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
             // Never a number of an earlier run: its drafts may still lie here.
             draft_numbers: AtomicU64::new(parts.epoch << 32),
+            stamps: AtomicU64::new(0),
             clock: parts.clock,
             store: parts.store,
             meta: parts.meta,
             metrics: parts.metrics,
             repositories: parts.repositories,
+            accounts: parts.accounts,
             settings: parts.settings,
             epoch: parts.epoch,
             trusted_since: parts.trusted_since,
@@ -95,6 +113,14 @@ impl Shared {
         })
     }
 
+    /// Now, in microseconds since 1970, and never the same twice.
+    pub fn stamp(&self) -> u64 {
+        let now = self.clock.wall().0.saturating_mul(1_000);
+        let next = |last: u64| Some(now.max(last + 1));
+        let before = self.stamps.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.map_or(now, |before| now.max(before + 1))
+    }
+
     pub fn next_draft(&self) -> DraftId {
         DraftId(self.draft_numbers.fetch_add(1, Ordering::Relaxed))
     }
@@ -104,7 +130,11 @@ impl From<MetaError> for EngineError {
     fn from(error: MetaError) -> Self {
         match error {
             MetaError::Conflict(_) => Self::new(ErrorKind::Conflict, "somebody else changed this meanwhile"),
-            MetaError::Closed => Self::new(ErrorKind::Overloaded, "the server is stopping"),
+            MetaError::Closed => {
+                tracing::warn!("the metadata store is closed");
+                Self::new(ErrorKind::Overloaded, "the server is stopping")
+                    .with_retry_after(Some(Duration::from_secs(5)))
+            }
             other => {
                 tracing::error!(error = %other, "the metadata store failed");
                 Self::new(ErrorKind::Overloaded, "the metadata store cannot be used right now")
@@ -117,7 +147,13 @@ impl From<MetaError> for EngineError {
 impl From<std::io::Error> for EngineError {
     fn from(error: std::io::Error) -> Self {
         tracing::error!(%error, "the file storage failed");
-        Self::new(ErrorKind::Internal, "the file storage could not be read")
+        match Trouble::of(&error) {
+            Trouble::Shortage => Self::new(ErrorKind::Overloaded, "the server is short of files or memory")
+                .with_retry_after(Some(Duration::from_secs(1))),
+            Trouble::Full | Trouble::Damage | Trouble::Other => {
+                Self::new(ErrorKind::Internal, "the file storage could not be read")
+            }
+        }
     }
 }
 

@@ -1,49 +1,43 @@
-//! Owns removing: evicted copies, documents above their cap, what retired repositories left; and the regular
-//! notes of space and last uses.
+//! Owns removing: evicted copies, what retired repositories left; and the regular notes of space and last uses.
 //! Must not know: why the cache chose a victim.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
-use super::model::EngineError;
+use super::documents;
+use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
+use super::uploads;
 use crate::cache::Event;
+use crate::clock::UnixMillis;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, RepositoryRow, TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _,
+    ReferrerRow, RepositoryRow, TagRow,
 };
 use crate::names::{Digest, RepositoryId};
 
 /// Rows removed in one commit, so that other writers get their turn.
-const ROWS: usize = 1_000;
+pub(super) const ROWS: usize = 1_000;
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
-/// Documents go down to this share of their cap at once.
-const LOW_PERCENT: u64 = 90;
+/// The order of eviction is no truth to fight for.
+const NOTE_TRIES: usize = 3;
+/// How long a round of making room waits for what must go.
+const SETTLE: Duration = Duration::from_secs(2);
 
-/// Bytes that are counted here rather than in the coordinator.
-#[derive(Debug, Default)]
-pub(super) struct Sizes {
-    documents: AtomicU64,
+/// What became of a copy that was to be removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Eviction {
+    Done,
+    /// Its row says that somebody pushed it: it stays.
+    Pushed,
+    Failed,
 }
 
-impl Sizes {
-    pub fn document_added(&self, bytes: u64) {
-        self.documents.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn set(&self, bytes: u64) {
-        self.documents.store(bytes, Ordering::Relaxed);
-    }
-
-    fn documents(&self) -> u64 {
-        self.documents.load(Ordering::Relaxed)
-    }
-}
-
-/// Removes a cached copy. Answers whether it is gone. Readers that have it open finish undisturbed.
-pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
+/// Removes a cached copy. Readers that have it open finish undisturbed.
+pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
     let digest = *digest;
     let removed = shared
         .read(move |shared| {
@@ -58,19 +52,19 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> bool {
     match removed {
         Ok(Some(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
-            batch.delete::<CopyRow>(&digest).delete::<ContentRow>(&digest);
+            batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
                 // A row without its file is a plain miss.
                 tracing::warn!(%digest, %error, "an evicted blob's row stays behind");
             }
             shared.metrics.evicted(size);
             tracing::debug!(%digest, size, "evicted");
-            true
+            Eviction::Done
         }
-        Ok(None) => false,
+        Ok(None) => Eviction::Pushed,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
-            false
+            Eviction::Failed
         }
     }
 }
@@ -81,7 +75,9 @@ pub(super) async fn space(shared: &Arc<Shared>, coordination: &Coordination) {
     let cached = counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes;
     match shared.read(|shared| Ok(shared.store.space()?)).await {
         Ok(space) => {
-            let limit = shared.settings.limit(cached, space.free, space.total);
+            // What uploads have announced will not stay free.
+            let free = space.free.saturating_sub(shared.promised.load(Ordering::Relaxed));
+            let limit = shared.settings.limit(cached, free, space.total);
             coordination.tell(Event::Space { limit }).await;
         }
         Err(error) => tracing::error!(%error, "the free space cannot be read"),
@@ -98,149 +94,96 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
     }
 }
 
-/// Runs until the stop: space, last uses, documents.
+/// Runs until the stop: space, last uses, documents, old drafts, and what removed repositories left.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
-    let mut since_notes = Duration::ZERO;
+    let mut notes_due = shared.clock.now().after(NOTES_EVERY);
     loop {
         shares(&shared, &coordination).await;
         for id in shared.repositories.take_retired() {
-            clear_retired(Arc::clone(&shared), id).await;
+            coordination.tell(Event::Share { upstream: id.0, limit: None }).await;
+            clear_retired(&shared, id).await;
         }
-        tokio::select! {
-            () = tokio::time::sleep(SPACE_EVERY) => {}
+        let out_of_turn = tokio::select! {
+            () = tokio::time::sleep(SPACE_EVERY) => false,
+            () = shared.room.wanted() => true,
             () = shared.tasks.stopping() => return,
-        }
+        };
         space(&shared, &coordination).await;
-        since_notes += SPACE_EVERY;
-        if since_notes >= NOTES_EVERY {
-            since_notes = Duration::ZERO;
+        if out_of_turn {
+            settle(&shared, &coordination).await;
+            shared.room.made();
+        }
+        if shared.clock.now() >= notes_due {
+            notes_due = shared.clock.now().after(NOTES_EVERY);
             note_uses(&shared, Durability::Durable).await;
-            if let Err(error) = cap_documents(&shared).await {
+            super::boot::drop_old_drafts(&shared).await;
+            uploads::expire(&shared).await;
+            if let Err(error) = documents::cap(&shared).await {
                 tracing::warn!(%error, "the documents cannot be capped");
             }
         }
     }
 }
 
+/// Waits until what must go has gone; not for ever, since more may be chosen meanwhile.
+async fn settle(shared: &Shared, coordination: &Coordination) {
+    let until = shared.clock.now().after(SETTLE);
+    while coordination.counts().await.evicting_bytes > 0
+        && shared.clock.now() < until
+        && !shared.tasks.is_stopping()
+    {
+        tokio::time::sleep(SETTLE / 100).await;
+    }
+}
+
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
-    let (blobs, documents) = (shared.touched.take_blobs(), shared.touched.take_documents());
-    let noted = shared
-        .read(move |shared| {
-            let mut batch = Batch::new(durability);
-            for (digest, at) in blobs {
-                if let Some(row) = shared.meta.get::<CopyRow>(&digest)? {
-                    batch.require_present::<CopyRow>(&digest);
-                    batch.put(&digest, &CopyRow { last_used_ms: at.0, ..row });
-                }
-            }
-            for (digest, at) in documents {
-                if let Some(row) = shared.meta.get::<DocumentRow>(&digest)? {
-                    batch.put(&digest, &DocumentRow { last_used_ms: at.0, ..row });
-                }
-            }
-            Ok(batch)
-        })
-        .await;
-    let applied = match noted {
-        Ok(batch) => shared.meta.apply(batch).await.map_err(EngineError::from),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = applied {
-        tracing::debug!(%error, "last uses are noted a minute later");
+    for blobs in shared.touched.take_blobs().chunks(ROWS) {
+        note_some(shared, (blobs.to_vec(), Vec::new())).await;
+    }
+    for documents in shared.touched.take_documents().chunks(ROWS) {
+        note_some(shared, (Vec::new(), documents.to_vec())).await;
+    }
+    // Nothing in it: it carries the others to the disk.
+    if let Err(error) = shared.meta.apply(Batch::new(durability)).await {
+        tracing::warn!(%error, "last uses are not on the disk yet");
     }
 }
 
-/// Removes the least recently used documents above the cap, with the links and tags that rest on them.
-pub(super) async fn cap_documents(shared: &Arc<Shared>) -> Result<(), EngineError> {
-    let cap = shared.settings.document_cap;
-    if shared.sizes.documents() <= cap {
-        return Ok(());
+type Used = (Vec<(Digest, UnixMillis)>, Vec<(Digest, UnixMillis)>);
+
+/// One that was pushed or evicted since spoils them all: look again, never over what is newer.
+async fn note_some(shared: &Arc<Shared>, used: Used) {
+    let used = Arc::new(used);
+    for _ in 0..NOTE_TRIES {
+        let used = Arc::clone(&used);
+        let applied = match shared.read(move |shared| uses(shared, &used)).await {
+            Ok(batch) => shared.meta.apply(batch).await,
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
+        };
+        match applied {
+            Ok(()) => return,
+            Err(MetaError::Conflict(_)) => {}
+            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
+        }
     }
-    let victims = shared.read(move |shared| oldest_documents(shared, cap / 100 * LOW_PERCENT)).await?;
-    if victims.is_empty() {
-        return Ok(());
-    }
-    tracing::info!(documents = victims.len(), "removing the least recently used manifests");
-    forget_documents(shared, victims).await
 }
 
-/// Which documents must go so that `keep` bytes remain. Corrects the running count on the way.
-fn oldest_documents(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
-    let mut all = Vec::new();
-    let mut total = 0;
-    let mut after = None;
-    loop {
-        let page = shared.meta.scan::<DocumentRow>(&(), after.as_ref(), ROWS)?;
-        let last = page.len() < ROWS;
-        for (digest, row) in page {
-            let size = row.bytes.len() as u64;
-            total += size;
-            all.push((row.last_used_ms, size, digest));
-            after = Some(digest);
-        }
-        if last {
-            break;
+fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    for (digest, at) in blobs {
+        if let Some(row) = shared.meta.get::<CopyRow>(digest)? {
+            batch.require_equal(digest, &row);
+            batch.put(digest, &CopyRow { last_used_ms: at.0, ..row });
         }
     }
-    shared.sizes.set(total);
-    all.sort_unstable();
-    let mut victims = Vec::new();
-    for (_, size, digest) in all {
-        if total <= keep {
-            break;
+    for (digest, at) in documents {
+        if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
+            batch.require_present::<DocumentRow>(digest);
+            batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
         }
-        total -= size;
-        victims.push(digest);
     }
-    shared.sizes.set(total);
-    Ok(victims)
-}
-
-/// Documents, and in every repository the links and tags that name them.
-pub(super) async fn forget_documents(shared: &Arc<Shared>, victims: Vec<Digest>) -> Result<(), EngineError> {
-    let victims: std::collections::BTreeSet<Digest> = victims.into_iter().collect();
-    let batches = shared
-        .read(move |shared| {
-            let mut batches = vec![Batch::new(Durability::Relaxed)];
-            let mut rows = 0;
-            let mut room = |batches: &mut Vec<Batch>| {
-                rows += 1;
-                if rows % ROWS == 0 {
-                    batches.push(Batch::new(Durability::Relaxed));
-                }
-            };
-            each::<TagRow>(shared, |key, row| {
-                if victims.contains(&row.digest) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<TagRow>(&key);
-                    }
-                }
-            })?;
-            each::<LinkRow>(shared, |key, _| {
-                if victims.contains(&key.2) {
-                    room(&mut batches);
-                    if let Some(batch) = batches.last_mut() {
-                        batch.delete::<LinkRow>(&key);
-                    }
-                }
-            })?;
-            for digest in &victims {
-                room(&mut batches);
-                if let Some(batch) = batches.last_mut() {
-                    batch.delete::<DocumentRow>(digest);
-                }
-            }
-            Ok(batches)
-        })
-        .await?;
-    for batch in batches {
-        shared.meta.apply(batch).await?;
-    }
-    shared.answers.clear();
-    shared.resolutions.clear();
-    Ok(())
+    Ok(batch)
 }
 
 /// All rows of a table, a page at a time.
@@ -263,39 +206,49 @@ where
     }
 }
 
-/// Removes what a retired repository left, a page of rows at a time, then its own row.
-async fn clear_retired(shared: Arc<Shared>, id: RepositoryId) {
-    loop {
-        let page = shared
-            .read(move |shared| {
-                let mut batch = Batch::new(Durability::Relaxed);
-                let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
-                let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
-                for (key, _) in &links {
-                    batch.delete::<LinkRow>(key);
-                }
-                for (key, _) in &tags {
-                    batch.delete::<TagRow>(key);
-                }
-                let done = links.is_empty() && tags.is_empty();
-                if done {
-                    batch.delete::<RepositoryRow>(&id);
-                }
-                Ok((batch, done))
-            })
-            .await;
-        let applied = match page {
-            Ok((batch, done)) => shared.meta.apply(batch).await.map(|()| done).map_err(EngineError::from),
-            Err(error) => Err(error),
-        };
-        match applied {
-            Ok(true) => return,
-            Ok(false) if shared.tasks.is_stopping() => return,
-            Ok(false) => tokio::task::yield_now().await,
-            Err(error) => {
-                tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
-                return;
-            }
-        }
+/// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came
+/// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
+/// until room is wanted.
+async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
+    uploads::give_up_all(shared, id).await;
+    let cleared = async {
+        clear_rows(shared, id).await?;
+        let mut last = Batch::new(Durability::Relaxed);
+        last.delete::<RepositoryRow>(&id);
+        shared.meta.apply(last).await?;
+        clear_rows(shared, id).await
+    };
+    if let Err(error) = cleared.await {
+        tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
     }
+}
+
+async fn clear_rows(shared: &Arc<Shared>, id: RepositoryId) -> Result<(), EngineError> {
+    while let Some(page) = shared.read(move |shared| clear_page(shared, id)).await? {
+        if shared.tasks.is_stopping() {
+            return Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping"));
+        }
+        shared.meta.apply(page).await?;
+    }
+    Ok(())
+}
+
+/// `None`: nothing is left.
+fn clear_page(shared: &Shared, id: RepositoryId) -> Result<Option<Batch>, EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
+    let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
+    let referrers = shared.meta.scan::<ReferrerRow>(&id, None, ROWS)?;
+    for (key, _) in &links {
+        batch.delete::<LinkRow>(key);
+        batch.delete::<HolderRow>(&(key.2, key.0, key.1.clone()));
+    }
+    for (key, _) in &tags {
+        batch.delete::<TagRow>(key);
+    }
+    for (key, _) in &referrers {
+        batch.delete::<ReferrerRow>(key);
+    }
+    let empty = links.is_empty() && tags.is_empty() && referrers.is_empty();
+    Ok((!empty).then_some(batch))
 }

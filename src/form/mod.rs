@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::engine::{RemoteSpec, Repository, RepositorySpec, Secret};
+use crate::engine::{LocalSpec, RemoteSpec, Repository, RepositorySpec, Secret};
 use crate::names::RepositoryName;
 use crate::text::{ByteSize, Given, Host, Parse, Text, WebUrl};
 use words::{PackageType, RepoType, Username};
@@ -46,10 +46,11 @@ pub struct RepositoryForm {
     anonymous_pull: Given<bool>,
     allowed_hosts: Given<Vec<Text<Host>>>,
     mirrors: Given<Vec<Text<WebUrl>>>,
+    immutable_tags: Given<bool>,
 }
 
 /// Every field, for the word that a misspelt one was meant to be.
-pub const FIELDS: [&str; 18] = [
+pub const FIELDS: [&str; 19] = [
     "name",
     "repo_type",
     "package_type",
@@ -68,6 +69,7 @@ pub const FIELDS: [&str; 18] = [
     "anonymous_pull",
     "allowed_hosts",
     "mirrors",
+    "immutable_tags",
 ];
 
 /// What is wrong with a form. Never holds a password.
@@ -139,7 +141,7 @@ impl RepositoryForm {
         };
         self.check_package_type(repo_type)?;
         let spec = match repo_type {
-            RepoType::Local => self.local()?,
+            RepoType::Local => self.local(LocalSpec::default())?,
             RepoType::Remote => {
                 let Given::Set(Text(WebUrl(url))) = self.remote_url.clone() else {
                     return Err(FormError::new(
@@ -169,7 +171,7 @@ impl RepositoryForm {
         }
         self.check_package_type(repo_type)?;
         match current.spec() {
-            RepositorySpec::Local => self.local(),
+            RepositorySpec::Local(spec) => self.local(spec),
             RepositorySpec::Remote(mut spec) => {
                 match &self.remote_url {
                     Given::Set(Text(WebUrl(url))) if *url != spec.remote_url => {
@@ -196,8 +198,8 @@ impl RepositoryForm {
         }
     }
 
-    /// A local repository has no fields but its name yet.
-    fn local(self) -> Result<RepositorySpec, FormError> {
+    /// `spec` with the fields that this form names.
+    fn local(self, mut spec: LocalSpec) -> Result<RepositorySpec, FormError> {
         let remote_only = [
             ("remote_url", self.remote_url.is_set()),
             ("username", self.username.is_set()),
@@ -211,18 +213,23 @@ impl RepositoryForm {
             ("max_size", self.max_size.is_set()),
             ("upstream_namespace", self.upstream_namespace.is_set()),
             ("default_mirror", self.default_mirror.is_set()),
-            ("anonymous_pull", self.anonymous_pull.is_set()),
             ("allowed_hosts", self.allowed_hosts.is_set()),
             ("mirrors", self.mirrors.is_set()),
         ];
-        match remote_only.into_iter().find(|(_, given)| *given) {
-            Some((field, _)) => Err(FormError::new(field, "is a remote's field; this repository is local")),
-            None => Ok(RepositorySpec::Local),
+        if let Some((field, _)) = remote_only.into_iter().find(|(_, given)| *given) {
+            return Err(FormError::new(field, "is a remote's field; this repository is local"));
         }
+        set(&mut spec.anonymous_pull, self.anonymous_pull, false, |flag| flag);
+        set(&mut spec.immutable_tags, self.immutable_tags, false, |flag| flag);
+        Ok(RepositorySpec::Local(spec))
     }
 
     /// `spec` with the fields that this form names.
     fn remote(self, mut spec: RemoteSpec) -> Result<RepositorySpec, FormError> {
+        if self.immutable_tags.is_set() {
+            let why = "is a local repository's field; the tags of a remote are its upstream's";
+            return Err(FormError::new("immutable_tags", why));
+        }
         if self.password_env.is_set() {
             let why =
                 "only an entry of the configuration file may name a variable of the server's environment";

@@ -3,7 +3,7 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::engine::{RemoteSpec, Repository, RepositorySpec};
+use crate::engine::{LocalSpec, RemoteSpec, Repository, RepositorySpec};
 use crate::names::RepositoryName;
 use crate::text::{duration_text, url_text};
 
@@ -32,7 +32,21 @@ struct Fields<'a> {
     repo_type: &'static str,
     package_type: &'static str,
     #[serde(flatten)]
+    local: Option<LocalFields>,
+    #[serde(flatten)]
     remote: Option<RemoteFields<'a>>,
+}
+
+#[derive(Serialize)]
+struct LocalFields {
+    anonymous_pull: bool,
+    immutable_tags: bool,
+}
+
+impl From<&LocalSpec> for LocalFields {
+    fn from(spec: &LocalSpec) -> Self {
+        Self { anonymous_pull: spec.anonymous_pull, immutable_tags: spec.immutable_tags }
+    }
 }
 
 #[derive(Serialize)]
@@ -82,10 +96,11 @@ impl<'a> From<&'a RemoteSpec> for RemoteFields<'a> {
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (repo_type, remote) = match &self.spec {
-            RepositorySpec::Local => ("local", None),
-            RepositorySpec::Remote(spec) => ("remote", Some(RemoteFields::from(spec.as_ref()))),
+        let (repo_type, local, remote) = match &self.spec {
+            RepositorySpec::Local(spec) => ("local", Some(LocalFields::from(spec)), None),
+            RepositorySpec::Remote(spec) => ("remote", None, Some(RemoteFields::from(spec.as_ref()))),
         };
-        Fields { name: self.name.as_str(), repo_type, package_type: "docker", remote }.serialize(serializer)
+        let fields = Fields { name: self.name.as_str(), repo_type, package_type: "docker", local, remote };
+        fields.serialize(serializer)
     }
 }

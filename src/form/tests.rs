@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::clock::UnixMillis;
-use crate::engine::{Remote, RepositoryKind};
+use crate::engine::{LocalSpec, Remote, RepositoryKind};
 use crate::names::RepositoryId;
 
 const HUB: &str = r#"{"name":"docker-remote","repo_type":"remote","package_type":"docker",
@@ -51,7 +51,22 @@ fn the_documented_forms_are_taken() {
     assert_eq!(remote(&old), remote(HUB));
     let local = br#"{"name":"docker-local","repo_type":"local","package_type":"docker"}"#;
     let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
-    assert!(matches!(made, Ok((_, RepositorySpec::Local))), "{made:?}");
+    assert!(matches!(made, Ok((_, RepositorySpec::Local(spec))) if spec == LocalSpec::default()));
+}
+
+#[test]
+fn a_local_repository_may_be_opened_for_reading() {
+    let local = br#"{"name":"docker-local","repo_type":"local","anonymous_pull":true}"#;
+    let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
+    let Ok((_, RepositorySpec::Local(spec))) = made else { panic!("{made:?}") };
+    assert!(spec.anonymous_pull);
+    let mut repository = stored(remote(HUB));
+    repository.kind = RepositoryKind::Local(spec);
+    let shown = serde_json::to_value(Shown::from(&repository)).unwrap_or_default();
+    assert_eq!(shown.get("anonymous_pull"), Some(&Value::Bool(true)));
+    let closed =
+        RepositoryForm::from_json(br#"{"anonymous_pull":null}"#).and_then(|form| form.change(&repository));
+    assert_eq!(closed, Ok(RepositorySpec::Local(LocalSpec::default())));
 }
 
 #[test]
@@ -73,6 +88,23 @@ fn every_optional_field_arrives() {
     assert!(spec.default_mirror && spec.anonymous_pull);
     assert_eq!(spec.allowed_hosts, ["auth.docker.io"]);
     assert_eq!(spec.mirrors.len(), 1);
+}
+
+#[test]
+fn a_local_repository_has_fields_of_its_own() {
+    let local = br#"{"name":"team","repo_type":"local","immutable_tags":true}"#;
+    let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
+    let Ok((_, RepositorySpec::Local(spec))) = made else { panic!("{made:?}") };
+    assert!(spec.immutable_tags);
+    let kind = RepositoryKind::Local(spec);
+    let stored = Repository { kind, ..stored(remote(HUB)) };
+    let shown = serde_json::to_value(Shown::from(&stored)).expect("JSON");
+    assert_eq!(shown["immutable_tags"], true);
+    assert_eq!(shown.get("remote_url"), None);
+    let reset =
+        RepositoryForm::from_json(br#"{"immutable_tags":null}"#).and_then(|form| form.change(&stored));
+    assert_eq!(reset, Ok(RepositorySpec::Local(LocalSpec::default())));
+    assert_eq!(error_with("immutable_tags", "true").field.as_deref(), Some("immutable_tags"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) enum RepoType {
 impl RepoType {
     pub const fn of(spec: &RepositorySpec) -> Self {
         match spec {
-            RepositorySpec::Local => Self::Local,
+            RepositorySpec::Local(_) => Self::Local,
             RepositorySpec::Remote(_) => Self::Remote,
         }
     }

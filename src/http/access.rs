@@ -243,6 +243,7 @@ impl Line {
             None => &self.peer,
         };
         let agent = self.agent.as_ref().map(|agent| clean(agent.as_bytes()));
+        let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
         tracing::info!(
             target: "access",
             req_id = %self.request_id.as_str(),
@@ -260,6 +261,7 @@ impl Line {
             reference = self.note.reference.as_deref(),
             cache = self.note.verdict.map(Verdict::as_str),
             aborted = (!self.complete).then_some(true),
+            user = user.as_deref(),
             user_agent = agent.as_deref(),
         );
     }

@@ -1,5 +1,5 @@
-//! Owns who may manage this server: the rules of `/api`. Pure.
-//! Must not know: what the management API does.
+//! Owns who comes to the management API: the rules of `/api`, and what may stand for the administrator's token.
+//! Must not know: what the management API does, and which of it whom is allowed.
 
 use std::net::IpAddr;
 
@@ -9,8 +9,9 @@ use subtle::ConstantTimeEq;
 use url::Url;
 
 use super::caller::{Caller, Peer};
-use crate::docker::bare_host;
-use crate::engine::Secret;
+use super::credentials::Credentials;
+use crate::docker::{Site, bare_host};
+use crate::engine::{Accounts, LogInFault, Principal, Secret};
 
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
@@ -33,17 +34,51 @@ pub enum Refusal {
     #[error("requests from pages of other sites are refused")]
     ForeignSite,
     /// 401: no token, or a wrong one.
-    #[error("the management API needs the administrator's token, as Authorization: Bearer …")]
+    #[error(
+        "the management API needs the administrator's token, as Authorization: Bearer …, or a user's log-in"
+    )]
     NoToken,
+    /// 429 or 503: too many wrong log-ins for this user, or too many at once.
+    #[error(transparent)]
+    Later(LogInFault),
 }
 
-/// Whether this caller may use the management API.
+/// What somebody shows at the gate.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Shows {
+    /// The administrator's token, or being on this machine.
+    Operator,
+    /// Credentials of an account.
+    Account(Credentials),
+}
+
+/// Who comes to the management API. What they may do there, it decides itself.
+pub async fn manager(
+    accounts: &Accounts,
+    gate: &Gate,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Principal, Refusal> {
+    match shows(gate, caller, headers)? {
+        Shows::Operator => Ok(Principal::Operator),
+        Shows::Account(Credentials::Basic { user, password }) => {
+            accounts.log_in(&user, &password, caller.client).await.map_err(|fault| match fault {
+                LogInFault::Wrong => Refusal::NoToken,
+                fault @ (LogInFault::TooMany { .. } | LogInFault::Busy) => Refusal::Later(fault),
+            })
+        }
+        Shows::Account(Credentials::Bearer(text)) => accounts.by_token(&text).ok_or(Refusal::NoToken),
+        Shows::Account(Credentials::Nothing | Credentials::Malformed) => Err(Refusal::NoToken),
+    }
+}
+
+/// What this caller shows. Pure.
 ///
 /// A peer on this machine needs no token, unless a proxy or a browser may be borrowing it: then it sends a
 /// forwarding header, or names another host than this machine.
-pub fn may_manage(gate: &Gate, caller: &Caller, headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn shows(gate: &Gate, caller: &Caller, headers: &HeaderMap) -> Result<Shows, Refusal> {
     if caller.peer == Peer::Admin {
-        return Ok(());
+        return Ok(Shows::Operator);
     }
     let host = bare_host(&caller.host);
     let by_loopback = is_loopback_name(&host);
@@ -53,12 +88,20 @@ pub fn may_manage(gate: &Gate, caller: &Caller, headers: &HeaderMap) -> Result<(
     if is_foreign(headers, &caller.host) {
         return Err(Refusal::ForeignSite);
     }
-    match headers.get(AUTHORIZATION) {
-        Some(given) if is_token(gate, given.as_bytes()) => Ok(()),
-        Some(_) => Err(Refusal::NoToken),
-        None if caller.direct && by_loopback => Ok(()),
-        None => Err(Refusal::NoToken),
+    match Credentials::read(headers) {
+        Credentials::Bearer(text) if gate.is_token(&text) => Ok(Shows::Operator),
+        Credentials::Nothing if headers.contains_key(AUTHORIZATION) => Err(Refusal::NoToken),
+        Credentials::Nothing if caller.direct && by_loopback => Ok(Shows::Operator),
+        Credentials::Nothing | Credentials::Malformed => Err(Refusal::NoToken),
+        shown @ (Credentials::Basic { .. } | Credentials::Bearer(_)) => Ok(Shows::Account(shown)),
     }
+}
+
+/// Whether a request comes from this machine, to a name of this machine or of a repository, and from no page that
+/// a browser shows: another name may lead here by somebody else's DNS.
+pub fn is_from_here(caller: &Caller, headers: &HeaderMap, site: &Site) -> bool {
+    let own = is_loopback_name(&bare_host(&caller.host)) || site.repository_label(&caller.host).is_some();
+    caller.direct && own && !is_foreign(headers, &caller.host)
 }
 
 fn is_loopback_name(host: &str) -> bool {
@@ -81,16 +124,15 @@ fn names(origin: &Url, host: &str) -> bool {
     asked.is_ok_and(|asked| asked.origin() == origin.origin() && origin.origin().is_tuple())
 }
 
-/// Compares in a time that tells nothing of how much was right.
-fn is_token(gate: &Gate, authorization: &[u8]) -> bool {
-    let Some(token) = &gate.token else {
-        return false;
-    };
-    let Some((scheme, given)) = authorization.split_at_checked("bearer ".len()) else {
-        return false;
-    };
-    let same = given.trim_ascii().ct_eq(token.expose().as_bytes());
-    scheme.eq_ignore_ascii_case(b"bearer ") && !token.expose().is_empty() && same.into()
+impl Gate {
+    /// Compares in a time that tells nothing of how much was right.
+    pub fn is_token(&self, given: &str) -> bool {
+        let Some(token) = &self.token else {
+            return false;
+        };
+        let same = given.as_bytes().ct_eq(token.expose().as_bytes());
+        !token.expose().is_empty() && bool::from(same)
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +141,7 @@ mod tests {
 
     const TOKEN: &str = "correct-horse";
 
+    /// Nobody has an account here.
     fn decide(peer: &str, headers: &[(&str, &str)]) -> Result<(), Refusal> {
         let mut request = http::Request::builder();
         for (name, value) in headers {
@@ -112,7 +155,11 @@ mod tests {
         };
         let caller = Caller::read(&parts, peer, &trusted).expect("a caller");
         let gate = Gate { token: Some(Secret::new(TOKEN)), hosts: vec!["manage.test".into()] };
-        may_manage(&gate, &caller, &parts.headers)
+        match shows(&gate, &caller, &parts.headers) {
+            Ok(Shows::Operator) => Ok(()),
+            Ok(Shows::Account(_)) => Err(Refusal::NoToken),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     const NEAR: &str = "127.0.0.1:9";
@@ -178,7 +225,27 @@ mod tests {
     #[test]
     fn an_empty_token_opens_nothing() {
         let gate = Gate { token: Some(Secret::new("")), hosts: Vec::new() };
-        assert!(!is_token(&gate, b"Bearer "));
-        assert!(!is_token(&Gate::default(), b"Bearer "));
+        assert!(!gate.is_token("") && !Gate::default().is_token(""));
+    }
+
+    #[test]
+    fn a_page_or_a_foreign_name_does_not_borrow_this_machine_for_a_push() {
+        let from_here = |peer: &str, headers: &[(&str, &str)]| {
+            let mut request = http::Request::builder();
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
+            let peer = Peer::Tcp(peer.parse().expect("an address"));
+            let caller = Caller::read(&parts, peer, &[]).expect("a caller");
+            is_from_here(&caller, &parts.headers, &Site::default())
+        };
+        for host in ["localhost:8081", "127.0.0.1:8081", "[::1]", "docker-local.localhost:8081"] {
+            assert!(from_here(NEAR, &[("host", host)]), "{host}");
+            assert!(!from_here(FAR, &[("host", host)]), "{host}");
+        }
+        assert!(!from_here(NEAR, &[("host", "evil.test")]));
+        assert!(!from_here(NEAR, &[("host", "localhost"), ("origin", "http://evil.test")]));
+        assert!(!from_here(NEAR, &[("host", "localhost"), ("x-forwarded-for", "203.0.113.1")]));
     }
 }

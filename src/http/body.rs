@@ -13,6 +13,7 @@ use http_body_util::BodyExt;
 use tokio::time::Sleep;
 
 use crate::clock::{Clock, Millis};
+use crate::docker;
 use crate::engine::Reader;
 use crate::telemetry::{Held, Metrics};
 
@@ -190,6 +191,15 @@ pub enum BodyFault {
     TooSlow,
     #[error("the body broke off")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<BodyFault> for docker::BodyFault {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::TooSlow => Self::TooSlow,
+            BodyFault::Broken(_) | BodyFault::TooLong(_) => Self::Broken,
+        }
+    }
 }
 
 /// A request's body that must not come too slowly. Only the time counts in which we wait for the client.

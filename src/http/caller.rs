@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -72,6 +73,8 @@ pub struct Caller {
     pub client: Option<IpAddr>,
     /// The host that the client named, with its port.
     pub host: String,
+    /// A trusted proxy says that the client speaks TLS to it.
+    pub secure: bool,
     /// `X-Forwarded-Prefix` of a trusted proxy, without a slash at its end.
     pub prefix: Option<String>,
     /// From this machine, and no proxy has left a trace.
@@ -140,6 +143,7 @@ impl Caller {
             peer,
             client,
             host: host.to_owned(),
+            secure: forwarded(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")),
             prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
             direct: peer.is_loopback() && !headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name)),
         })
@@ -267,11 +271,12 @@ mod tests {
         assert_eq!(other.err(), Some(HostFault::Contradiction));
     }
 
-    const SPOOFED: [(&str, &str); 5] = [
+    const SPOOFED: [(&str, &str); 6] = [
         ("host", "real"),
         ("x-forwarded-for", "203.0.113.9"),
         ("x-forwarded-host", "forged"),
         ("x-forwarded-prefix", "/forged"),
+        ("x-forwarded-proto", "https"),
         ("x-request-id", "forged"),
     ];
 
@@ -279,12 +284,13 @@ mod tests {
     fn nobody_is_believed_about_others_but_trusted_proxies() {
         let caller = read(FAR, "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("192.0.2.7".parse().expect("an address")));
-        assert_eq!((caller.host.as_str(), caller.prefix), ("real", None));
+        assert_eq!((caller.host.as_str(), caller.prefix, caller.secure), ("real", None, false));
         assert_eq!(request_id(FAR, &SPOOFED).as_str().len(), 32);
 
         let caller = read("10.0.0.2:5000", "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("203.0.113.9".parse().expect("an address")));
         assert_eq!((caller.host.as_str(), caller.prefix.as_deref()), ("forged", Some("/forged")));
+        assert!(caller.secure);
         assert_eq!(request_id("10.0.0.2:5000", &SPOOFED).as_str(), "forged");
     }
 

@@ -1,5 +1,7 @@
 //! Owns which room a path belongs to. Pure. Must not know: what the rooms do with it.
 
+use std::time::Duration;
+
 use http::header::{ALLOW, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 use serde_json::json;
@@ -7,7 +9,8 @@ use serde_json::json;
 use super::auth::Refusal;
 use super::body::BodyFault;
 use crate::api::ApiError;
-use crate::docker::Site;
+use crate::docker::{Site, token_path};
+use crate::engine::LogInFault;
 use crate::reply::{Note, Reply};
 use crate::telemetry::Metrics;
 
@@ -19,6 +22,8 @@ pub enum Door {
     Ready,
     Metrics,
     Management,
+    /// Where registry clients get their tokens.
+    Token,
     /// Everything else, so that whatever is strange is refused in the registry's form.
     Registry,
 }
@@ -34,6 +39,7 @@ impl Door {
             "/metrics" if of_server() => Self::Metrics,
             "/api" if of_server() => Self::Management,
             _ if path.starts_with("/api/") && of_server() => Self::Management,
+            _ if token_path(path).is_some() => Self::Token,
             _ => Self::Registry,
         }
     }
@@ -45,7 +51,7 @@ impl Door {
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Metrics => "metrics",
-            Self::Management | Self::Registry => return None,
+            Self::Management | Self::Token | Self::Registry => return None,
         };
         if matches!(*method, Method::GET | Method::HEAD) {
             return None;
@@ -89,18 +95,33 @@ pub fn refused(refusal: Refusal) -> Reply {
             .with_hint("`binaryrepo token show` on the server's machine prints it")
             .into_reply()
             .with_header(WWW_AUTHENTICATE, "Bearer realm=\"binaryrepo\""),
+        Refusal::Later(LogInFault::TooMany { retry_after }) => {
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, message).with_wait(retry_after).into_reply()
+        }
+        Refusal::Later(_) => {
+            let wait = Duration::from_secs(1);
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).with_wait(wait).into_reply()
+        }
     };
     reply.with_note(Note::of("api.refused"))
 }
 
 /// The body of a management request was not read to its end.
 pub fn unread(fault: &BodyFault) -> Reply {
-    let status = match fault {
+    ApiError::new(status(fault), fault.to_string()).into_reply().with_note(Note::of("api.unread"))
+}
+
+/// The form that asks for a token was not read to its end.
+pub fn unread_form(fault: &BodyFault) -> Reply {
+    Reply::error(status(fault), "UNSUPPORTED", &fault.to_string(), None).with_note(Note::of("token"))
+}
+
+fn status(fault: &BodyFault) -> StatusCode {
+    match fault {
         BodyFault::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         BodyFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
         BodyFault::Broken(_) => StatusCode::BAD_REQUEST,
-    };
-    ApiError::new(status, fault.to_string()).into_reply().with_note(Note::of("api.unread"))
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +139,9 @@ mod tests {
             assert_eq!(door("docker-remote.localhost:8081", path), Door::Registry, "{path}");
         }
         assert_eq!(door("docker-remote.localhost", "/healthz"), Door::Health);
+        for host in ["localhost", "docker-remote.localhost"] {
+            assert_eq!((door(host, "/token"), door(host, "/repo/x/token")), (Door::Token, Door::Token));
+        }
         for path in ["/v2/", "/repo/x/v2/", "//api/repository", "/apix", "/metrics/", "/%61pi", ""] {
             assert_eq!(door("localhost", path), Door::Registry, "{path}");
         }

@@ -98,20 +98,23 @@ impl Listener {
         Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
     }
 
-    /// Makes the admin socket. Whoever holds the data directory is the only server in it, so a file left there
+    /// Makes the admin socket; `None` where its path is longer than a socket's may be. Whoever holds the data directory is the only server in it, so a file left there
     /// by an earlier one is stale.
-    pub fn admin(path: &Path) -> io::Result<Self> {
+    pub fn admin(path: &Path) -> io::Result<Option<Self>> {
+        let Ok(address) = SockAddr::unix(path) else {
+            return Ok(None);
+        };
         remove_socket(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         // Before the bind, so that there is no moment in which others may open it.
         rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::unix(path)?)?;
+        socket.bind(&address)?;
         socket.listen(BACKLOG)?;
-        Ok(Self::Admin(AdminListener {
+        Ok(Some(Self::Admin(AdminListener {
             listener: UnixListener::from_std(socket.into())?,
             path: path.to_owned(),
-        }))
+        })))
     }
 
     /// The address that was bound; port 0 has become a real one.

@@ -5,6 +5,7 @@ mod access;
 mod auth;
 mod body;
 mod caller;
+mod credentials;
 mod door;
 mod listener;
 mod watched;
@@ -18,21 +19,23 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::json;
 
 use crate::api as management;
 use crate::clock::Clock;
-use crate::docker::{self, Site};
-use crate::engine::Engine;
+use crate::docker::{self, BadCredentials, Openness, Site};
+use crate::engine::{Engine, Identity};
 use crate::reply::{Note, Reply};
 use crate::telemetry::Held;
 use access::{Arrival, Envelope, Line, closing};
 use body::{Paced, ResponseBody};
-use caller::Caller;
+use caller::{Caller, RequestId};
 use door::Door;
 
 /// How this server is reached, and by whom it is managed.
@@ -42,6 +45,12 @@ pub struct Settings {
     /// Peers whose `X-Forwarded-*` counts.
     pub trusted_proxies: Vec<IpNet>,
     pub gate: Gate,
+    /// Scheme and host under which clients know this server, without a slash at the end; otherwise the request tells.
+    pub public_origin: Option<String>,
+    /// Whether strangers may come in as long as nobody can log in.
+    pub strangers: bool,
+    /// Whether remotes without stored credentials are open to strangers even so.
+    pub open_access: bool,
     /// The slowest that a request's body may come.
     pub pace: Pace,
 }
@@ -54,6 +63,9 @@ struct Front {
     engine: Engine,
     site: Site,
     gate: Gate,
+    public_origin: Option<String>,
+    strangers: bool,
+    open_access: bool,
     pace: Pace,
     envelope: Envelope,
 }
@@ -61,9 +73,9 @@ struct Front {
 impl Service {
     pub fn new(engine: Engine, settings: Settings, clock: Clock) -> Self {
         let metrics = engine.metrics().clone();
-        let Settings { site, trusted_proxies, gate, pace } = settings;
+        let Settings { site, trusted_proxies, gate, public_origin, strangers, open_access, pace } = settings;
         let envelope = Envelope { metrics, clock, trusted_proxies };
-        Self(Arc::new(Front { engine, site, gate, pace, envelope }))
+        Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, pace, envelope }))
     }
 }
 
@@ -84,10 +96,10 @@ impl Handler for Service {
 impl Front {
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
     where
-        B: Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, caller, request_id, .. } = &arrival;
+        let Arrival { parts, body, caller, request_id } = arrival;
         let door = Door::of(parts.uri.path(), &self.site, &caller.host);
         if let Some(refusal) = door.refuses(&parts.method) {
             return refusal;
@@ -96,20 +108,48 @@ impl Front {
             Door::Index => door::index(),
             Door::Health => door::health(),
             // Boxed: rare and large, and the future of every pull would be as large.
-            Door::Ready => Box::pin(self.ready(caller)).await,
+            Door::Ready => Box::pin(self.ready(&caller)).await,
             Door::Metrics => door::scrape(&self.envelope.metrics),
-            Door::Management => Box::pin(self.manage(arrival)).await,
+            Door::Management => Box::pin(self.manage(Arrival { parts, body, caller, request_id })).await,
+            Door::Token => Box::pin(self.token(Arrival { parts, body, caller, request_id })).await,
             Door::Registry => {
-                let context = docker::Context {
-                    site: &self.site,
-                    host: &caller.host,
-                    prefix: caller.prefix.as_deref(),
-                    direct: caller.direct,
-                    request_id: request_id.as_str(),
-                };
-                docker::handle(&self.engine, &context, parts).await
+                let visit = self.visit(&caller, &parts).await;
+                let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+                let body = paced.map_err(docker::BodyFault::from);
+                let context = visit.context(&self.site, &caller, &request_id);
+                visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
             }
         }
+    }
+
+    /// Who comes to the registry, and what is open there.
+    async fn visit(&self, caller: &Caller, parts: &Parts) -> Visit {
+        let accounts = self.engine.accounts();
+        let openness =
+            Openness { closed: !accounts.is_empty() || !self.strangers, open_access: self.open_access };
+        let identity =
+            credentials::identify(accounts, &self.gate, &self.site, openness, caller, &parts.headers).await;
+        let origin = self.public_origin.clone().unwrap_or_else(|| {
+            let scheme = if caller.secure { "https" } else { "http" };
+            format!("{scheme}://{}", caller.host)
+        });
+        Visit { openness, identity, origin }
+    }
+
+    async fn token<B>(&self, arrival: Arrival<B>) -> Reply
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let Arrival { parts, body, caller, request_id } = arrival;
+        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+        let form = match body::collect(paced, docker::MAX_FORM).await {
+            Ok(form) => form,
+            Err(fault) => return closing(door::unread_form(&fault)),
+        };
+        let visit = self.visit(&caller, &parts).await;
+        let context = visit.context(&self.site, &caller, &request_id);
+        docker::token(&self.engine, &context, &parts, &form, caller.client).await
     }
 
     async fn ready(&self, caller: &Caller) -> Reply {
@@ -131,18 +171,58 @@ impl Front {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller, .. } = arrival;
-        if let Err(refusal) = auth::may_manage(&self.gate, &caller, &parts.headers) {
-            return closing(door::refused(refusal));
-        }
+        let manager = auth::manager(self.engine.accounts(), &self.gate, &caller, &parts.headers).await;
+        let principal = match manager {
+            Ok(principal) => principal,
+            Err(refusal) => return closing(door::refused(refusal)),
+        };
         let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         match body::collect(paced, management::MAX_BODY).await {
             Ok(body) => {
                 let path = parts.uri.path().to_owned();
                 let query = parts.uri.query().map(str::to_owned);
-                let request = management::ApiRequest { method: parts.method, path, query, body };
-                management::handle(&self.engine, request).await
+                let user = principal.label().to_owned();
+                let method = parts.method;
+                let request = management::ApiRequest { method, path, query, body, caller: principal };
+                let mut reply = management::handle(&self.engine, request).await;
+                reply.note.user = Some(user);
+                reply
             }
             Err(fault) => closing(door::unread(&fault)),
         }
+    }
+}
+
+/// Somebody at the registry's door.
+struct Visit {
+    openness: Openness,
+    identity: Result<Identity, BadCredentials>,
+    origin: String,
+}
+
+impl Visit {
+    fn context<'a>(
+        &'a self,
+        site: &'a Site,
+        caller: &'a Caller,
+        request_id: &'a RequestId,
+    ) -> docker::Context<'a> {
+        docker::Context {
+            site,
+            host: &caller.host,
+            prefix: caller.prefix.as_deref(),
+            origin: &self.origin,
+            identity: &self.identity,
+            openness: self.openness,
+            request_id: request_id.as_str(),
+        }
+    }
+
+    /// Puts into the log who it was.
+    fn signed(&self, mut reply: Reply) -> Reply {
+        let principal = self.identity.as_ref().ok().map(|identity| &identity.principal);
+        let shown = principal.filter(|principal| self.openness.closed && !principal.is_anonymous());
+        reply.note.user = shown.map(|principal| principal.label().to_owned());
+        reply
     }
 }

@@ -12,8 +12,9 @@ use std::pin::Pin;
 pub use self::redb::{Opened, Options, RedbMeta};
 pub use batch::{Batch, Durability};
 pub use record::{
-    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, LinkRow, PackageType, Prefix,
-    RepositoryRow, RepositoryType, Row, RowKey, SettingKey, SettingRow, TagRow,
+    AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
+    HolderRow, LinkRow, PackageType, Prefix, ReferrerRow, RepositoryRow, RepositoryType, Row, RowKey,
+    ScopeRow, SessionRow, SettingKey, SettingRow, TagRow,
 };
 
 /// The tables. Each maps bytes to bytes in the order of its keys; a [`Row`] gives them their types.
@@ -26,13 +27,18 @@ pub enum Table {
     Document,
     Tag,
     Edge,
+    Holder,
+    Referrer,
     Draft,
     Session,
     Setting,
+    Account,
+    AccessToken,
+    Grant,
 }
 
 impl Table {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Repository,
         Self::Link,
         Self::Content,
@@ -40,9 +46,14 @@ impl Table {
         Self::Document,
         Self::Tag,
         Self::Edge,
+        Self::Holder,
+        Self::Referrer,
         Self::Draft,
         Self::Session,
         Self::Setting,
+        Self::Account,
+        Self::AccessToken,
+        Self::Grant,
     ];
 
     /// The name in the file and in messages.
@@ -55,9 +66,14 @@ impl Table {
             Self::Document => "document",
             Self::Tag => "tag",
             Self::Edge => "edge",
+            Self::Holder => "holder",
+            Self::Referrer => "referrer",
             Self::Draft => "draft",
             Self::Session => "session",
             Self::Setting => "setting",
+            Self::Account => "account",
+            Self::AccessToken => "access_token",
+            Self::Grant => "grant",
         }
     }
 }

@@ -48,6 +48,12 @@ impl FromStr for Algorithm {
     }
 }
 
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Why a text is not a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
@@ -75,6 +81,11 @@ impl Digest {
         let mut hasher = Hasher::new(algorithm);
         hasher.update(content);
         hasher.finish()
+    }
+
+    /// No digest is greater, in its order or as text.
+    pub const fn largest() -> Self {
+        Self { algorithm: Algorithm::Sha512, bytes: [u8::MAX; 64] }
     }
 
     pub const fn algorithm(&self) -> Algorithm {
@@ -161,6 +172,13 @@ impl Hasher {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
             Algorithm::Sha512 => State::Sha512(Sha512::new()),
         })
+    }
+
+    pub const fn algorithm(&self) -> Algorithm {
+        match &self.0 {
+            State::Sha256(_) => Algorithm::Sha256,
+            State::Sha512(_) => Algorithm::Sha512,
+        }
     }
 
     pub fn update(&mut self, bytes: &[u8]) {

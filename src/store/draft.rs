@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::file::StoreFile;
 use super::layout::Layout;
@@ -38,8 +39,47 @@ pub(super) struct Parts {
 pub struct Draft {
     parts: Parts,
     growth: Arc<Growth>,
+    syncing: Option<Syncing>,
+    /// How much there was when it began.
+    synced: u64,
+    /// A sync has failed: nobody knows what the disk has of it.
+    lost: bool,
     /// It has come to its end; nothing is left for the drop to do.
     ended: bool,
+}
+
+/// A sync beside the appends.
+type Syncing = JoinHandle<io::Result<()>>;
+
+/// A draft that nobody works on: no open file, only what is known of its bytes. It stays on disk until it is woken
+/// or removed by its number.
+#[derive(Debug)]
+pub struct Resting {
+    id: DraftId,
+    written: Written,
+    syncing: Option<Syncing>,
+    synced: u64,
+    lost: bool,
+}
+
+impl Resting {
+    pub fn id(&self) -> DraftId {
+        self.id
+    }
+
+    pub fn len(&self) -> u64 {
+        self.written.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn wake(self, parts: Parts) -> Draft {
+        let mut draft = Draft::from_written(parts, self.written);
+        (draft.syncing, draft.synced, draft.lost) = (self.syncing, self.synced, self.lost);
+        draft
+    }
 }
 
 /// What the writer thread changes.
@@ -76,9 +116,16 @@ impl Draft {
         }
     }
 
+    /// Takes up all that an earlier run left.
+    pub(super) fn resume_all(parts: Parts, algorithm: Algorithm) -> io::Result<Self> {
+        let len = parts.file.len()?;
+        let hasher = hash(&parts.file, algorithm, len)?;
+        Ok(Self::from_written(parts, Written { len, hasher }))
+    }
+
     fn from_written(parts: Parts, written: Written) -> Self {
         let growth = Growth { written: Mutex::new(written), progress: watch::Sender::default() };
-        Self { parts, growth: Arc::new(growth), ended: false }
+        Self { parts, growth: Arc::new(growth), syncing: None, synced: 0, lost: false, ended: false }
     }
 
     pub fn id(&self) -> DraftId {
@@ -92,6 +139,11 @@ impl Draft {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What its bytes are hashed with.
+    pub fn algorithm(&self) -> Algorithm {
+        self.growth.written().hasher.algorithm()
     }
 
     pub fn tail(&self) -> Tail {
@@ -139,13 +191,70 @@ impl Draft {
         self.checkpoint().prefix
     }
 
+    /// Hashes all bytes so far with `algorithm`, and those to come too. Reads the file where it was another one.
+    pub async fn rehash(&mut self, algorithm: Algorithm) -> io::Result<()> {
+        let (file, written) = (Arc::clone(&self.parts.file), self.growth.written().clone());
+        if written.hasher.algorithm() == algorithm {
+            return Ok(());
+        }
+        // Not on a writer thread: the appends of others would wait behind it.
+        let hashing = tokio::task::spawn_blocking(move || hash(&file, algorithm, written.len));
+        let hasher = hashing.await.map_err(io::Error::other)??;
+        self.growth.written().hasher = hasher;
+        Ok(())
+    }
+
+    /// Has the disk begin with what was appended so far, where that is `least` bytes more than at the last time.
+    /// Runs beside further appends, so that a durable publishing finds less to wait for.
+    pub async fn sync_ahead(&mut self, least: u64) -> io::Result<()> {
+        let running = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
+        if running || self.len() - self.synced < least {
+            return Ok(());
+        }
+        self.finish_sync().await?;
+        self.synced = self.len();
+        let file = Arc::clone(&self.parts.file);
+        self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        Ok(())
+    }
+
+    /// Waits for the sync that runs. The kernel tells of a lost write once: who has heard it must not sync again and
+    /// believe that, so the draft is lost from then on.
+    async fn finish_sync(&mut self) -> io::Result<()> {
+        if let Some(syncing) = &mut self.syncing {
+            let synced = syncing.await.map_err(io::Error::other).flatten();
+            self.syncing = None;
+            self.lost |= synced.is_err();
+            return synced;
+        }
+        if self.lost { Err(io::Error::other("a write to the draft was lost")) } else { Ok(()) }
+    }
+
+    /// Puts the draft to rest: its file stays and is closed.
+    pub fn rest(mut self) -> Resting {
+        self.end(End::Failed("the upload rests".into()));
+        let written = self.growth.written().clone();
+        let syncing = self.syncing.take();
+        Resting { id: self.parts.id, written, syncing, synced: self.synced, lost: self.lost }
+    }
+
     /// Publishes under `digest`, then lets the last byte out. The caller has compared the digest; should it be
     /// wrong all the same, or the size not the announced one, the draft fails. Where only the publishing goes
     /// wrong the tails are complete even so, since the bytes are proven, and the error comes back.
-    pub async fn publish(self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
+    pub async fn publish(mut self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
+        if let Err(error) = self.finish_sync().await {
+            return Err(self.refuse(error.to_string()));
+        }
         let (digest, lane) = (*digest, self.parts.lane.clone());
         // The job owns the draft: it comes to its end also where the caller stops waiting.
-        lane.run(move || self.publish_now(&digest, durability)).await
+        match durability {
+            Durability::Relaxed => lane.run(move || self.publish_now(&digest, durability)).await,
+            // It waits for the disk, and many at once share what they wait for: a thread for each.
+            Durability::Durable => {
+                let publishing = tokio::task::spawn_blocking(move || self.publish_now(&digest, durability));
+                publishing.await.map_err(io::Error::other)?
+            }
+        }
     }
 
     fn publish_now(mut self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
@@ -171,12 +280,26 @@ impl Draft {
             file.cut(len)?;
         }
         match durability {
-            Durability::Relaxed => layout.publish_relaxed(*id, digest, len),
+            Durability::Relaxed if layout.publish_new(*id, digest)? => Ok(()),
+            // Who was first stays, if it is right: it may be a pushed one, which is synced.
+            Durability::Relaxed if self.is_right(digest, len) => layout.remove_draft(*id).map(drop),
+            Durability::Relaxed => layout.replace(*id, digest),
             Durability::Durable => {
                 file.sync_data()?;
                 layout.publish_durable(*id, digest)
             }
         }
+    }
+
+    /// Whether the bytes that lie under `digest` already are those. Their length alone would not tell: not every
+    /// file system keeps length and bytes together when the power fails.
+    fn is_right(&self, digest: &Digest, len: u64) -> bool {
+        let there = self.parts.layout.open_blob(digest).ok().flatten();
+        there.is_some_and(|file| {
+            let file = self.parts.file.sibling(file);
+            let blob = file.len().is_ok_and(|there| there == len).then(|| Blob::new(Arc::new(file), len));
+            blob.is_some_and(|blob| blob.hash(digest.algorithm()).is_ok_and(|found| found == *digest))
+        })
     }
 
     /// Completes the tails without publishing: the bytes are verified but cannot be kept. As with `publish`, a
@@ -287,6 +410,12 @@ impl Growth {
         });
         Ok(())
     }
+}
+
+fn hash(file: &StoreFile, algorithm: Algorithm, len: u64) -> io::Result<Hasher> {
+    let mut hasher = Hasher::new(algorithm);
+    file.read_each(0, len, |bytes| hasher.update(bytes))?;
+    Ok(hasher)
 }
 
 /// Hashes the file from its start and looks at each checkpoint on the way.

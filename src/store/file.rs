@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffer::{self, Buffers};
+use super::faults::{Call, Faults};
 
 /// The kernel takes no more slices in one call (`UIO_MAXIOV`).
 const SLICES: usize = 1024;
@@ -19,18 +21,37 @@ const SLICES: usize = 1024;
 pub(super) struct StoreFile {
     file: File,
     buffers: Arc<Buffers>,
+    faults: Faults,
+}
+
+/// Tells one file from another that had its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 impl StoreFile {
-    pub(super) fn new(file: File, buffers: Arc<Buffers>) -> Self {
-        Self { file, buffers }
+    pub(super) fn new(file: File, buffers: Arc<Buffers>, faults: Faults) -> Self {
+        Self { file, buffers, faults }
+    }
+
+    /// Another file of the same store.
+    pub(super) fn sibling(&self, file: File) -> Self {
+        Self::new(file, Arc::clone(&self.buffers), self.faults.clone())
+    }
+
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        let metadata = self.file.metadata()?;
+        Ok(Identity { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// Reads what is in memory, at most `want` bytes; `None` where the disk would have to be waited for.
     pub(super) fn read_now(&self, at: u64, want: usize) -> io::Result<Option<Bytes>> {
         let mut buffer = self.buffers.lend(want);
         let slices = &mut [IoSliceMut::new(&mut buffer.as_mut()[..want])];
-        match rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT) {
+        let read = self.faults.pass(Call::Read);
+        match read.and_then(|()| rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT)) {
             Ok(0) => Err(cut_short(at)),
             Ok(read) => Ok(Some(buffer.into_bytes(read))),
             // Some file systems never do without waiting; a signal is no reason to spin here either.
@@ -42,8 +63,10 @@ impl StoreFile {
     /// Reads at most `want` bytes, at least one, and waits for the disk.
     pub(super) fn read_wait(&self, at: u64, want: usize) -> io::Result<Bytes> {
         let mut buffer = self.buffers.lend(want);
-        let read =
-            rustix::io::retry_on_intr(|| rustix::io::pread(&self.file, &mut buffer.as_mut()[..want], at))?;
+        let read = rustix::io::retry_on_intr(|| {
+            self.faults.pass(Call::Read)?;
+            rustix::io::pread(&self.file, &mut buffer.as_mut()[..want], at)
+        })?;
         if read == 0 { Err(cut_short(at)) } else { Ok(buffer.into_bytes(read)) }
     }
 
@@ -67,7 +90,7 @@ impl StoreFile {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let batch = &slices[..slices.len().min(SLICES)];
-            match rustix::io::pwritev(&self.file, batch, at) {
+            match self.write_some(batch, at) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     at += written as u64;
@@ -80,13 +103,24 @@ impl StoreFile {
         Ok(())
     }
 
+    fn write_some(&self, slices: &[IoSlice<'_>], at: u64) -> Result<usize, Errno> {
+        match self.faults.room(Call::Write)? {
+            usize::MAX => rustix::io::pwritev(&self.file, slices, at),
+            // As if the system had taken no more.
+            room => rustix::io::pwrite(&self.file, &slices[0][..room.min(slices[0].len())], at),
+        }
+    }
+
     /// Sets disk space aside up to `size` without changing the length, `len`. Where the file system cannot do
     /// so, nothing is promised and that is no error.
     pub(super) fn reserve(&self, len: u64, size: u64) -> io::Result<()> {
         if size <= len {
             return Ok(());
         }
-        let reserve = || rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, len, size - len);
+        let reserve = || {
+            self.faults.pass(Call::Reserve)?;
+            rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, len, size - len)
+        };
         match rustix::io::retry_on_intr(reserve) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(error) => {
@@ -99,10 +133,14 @@ impl StoreFile {
 
     /// Makes the file end at `len`, and gives back what was reserved behind it.
     pub(super) fn cut(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?)
+        Ok(rustix::io::retry_on_intr(|| {
+            self.faults.pass(Call::Cut)?;
+            rustix::fs::ftruncate(&self.file, len)
+        })?)
     }
 
     pub(super) fn sync_data(&self) -> io::Result<()> {
+        self.faults.pass(Call::Sync)?;
         self.file.sync_data()
     }
 
@@ -129,7 +167,7 @@ mod tests {
 
     #[test]
     fn more_slices_than_the_kernel_takes_at_once_are_written_in_order() {
-        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default());
+        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default(), Faults::default());
         let mut chunks: Vec<_> = (0..3000_u32).map(|n| Bytes::from(n.to_be_bytes().to_vec())).collect();
         chunks.insert(0, Bytes::new());
         chunks.insert(1500, Bytes::new());
@@ -142,7 +180,7 @@ mod tests {
 
     #[test]
     fn reading_past_the_end_is_an_error() {
-        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default());
+        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default(), Faults::default());
         let error = file.read_wait(0, 10).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::buffer::Buffers;
-use super::draft::{Checkpoint, Draft, Parts};
+use super::draft::{Checkpoint, Draft, Parts, Resting};
+use super::faults::Faults;
 use super::file::StoreFile;
 use super::layout::Layout;
 use super::reader::Blob;
@@ -39,31 +40,41 @@ pub struct FsStore {
     layout: Arc<Layout>,
     writers: Writers,
     buffers: Arc<Buffers>,
+    faults: Faults,
 }
 
 impl FsStore {
     /// Makes what is missing in `dir`. Refused where it is not all one file system.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        let layout = Arc::new(Layout::open(dir)?);
-        Ok(Self { layout, writers: Writers::start()?, buffers: Arc::default() })
+        Self::start(dir, Faults::default())
+    }
+
+    /// The same, with system calls that fail when the test says so.
+    #[cfg(feature = "planted-bugs")]
+    pub fn open_with(dir: &Path, faults: Faults) -> io::Result<Self> {
+        Self::start(dir, faults)
+    }
+
+    fn start(dir: &Path, faults: Faults) -> io::Result<Self> {
+        let layout = Arc::new(Layout::open(dir, faults.clone())?);
+        Ok(Self { layout, writers: Writers::start()?, buffers: Arc::default(), faults })
+    }
+
+    fn file(&self, file: std::fs::File) -> Arc<StoreFile> {
+        Arc::new(StoreFile::new(file, Arc::clone(&self.buffers), self.faults.clone()))
     }
 
     fn parts(&self, id: DraftId, file: std::fs::File) -> Parts {
-        Parts {
-            id,
-            file: Arc::new(StoreFile::new(file, Arc::clone(&self.buffers))),
-            layout: Arc::clone(&self.layout),
-            lane: self.writers.lane(id.0),
-        }
+        Parts { id, file: self.file(file), layout: Arc::clone(&self.layout), lane: self.writers.lane(id.0) }
     }
 }
 
 impl Store for FsStore {
     fn open(&self, digest: &Digest) -> io::Result<Option<Blob>> {
         let Some(file) = self.layout.open_blob(digest)? else { return Ok(None) };
-        let file = StoreFile::new(file, Arc::clone(&self.buffers));
+        let file = self.file(file);
         let size = file.len()?;
-        Ok(Some(Blob::new(Arc::new(file), size)))
+        Ok(Some(Blob::new(file, size)))
     }
 
     fn create_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Draft> {
@@ -81,12 +92,23 @@ impl Store for FsStore {
         Draft::resume(self.parts(id, file), algorithm, checkpoints)
     }
 
+    fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>> {
+        let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
+        Draft::resume_all(self.parts(id, file), algorithm).map(Some)
+    }
+
+    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>> {
+        let id = resting.id();
+        let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
+        Ok(Some(resting.wake(self.parts(id, file))))
+    }
+
     fn unlink(&self, digest: &Digest) -> io::Result<bool> {
         self.layout.remove_blob(digest)
     }
 
-    fn quarantine(&self, digest: &Digest) -> io::Result<bool> {
-        self.layout.quarantine(digest)
+    fn quarantine(&self, digest: &Digest, damaged: Option<&Blob>) -> io::Result<bool> {
+        self.layout.quarantine(digest, damaged.map(Blob::identity).transpose()?)
     }
 
     fn remove_draft(&self, id: DraftId) -> io::Result<bool> {
@@ -111,7 +133,7 @@ impl Store for FsStore {
 
     fn promote(&self, digest: &Digest) -> io::Result<bool> {
         let Some(file) = self.layout.open_blob(digest)? else { return Ok(false) };
-        file.sync_data()?;
+        self.file(file).sync_data()?;
         self.layout.sync_shard(digest)?;
         Ok(true)
     }

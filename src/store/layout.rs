@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use super::faults::{Call, Faults};
+use super::file::Identity;
+use super::trouble::named;
 use super::{DraftId, Scan, Space};
 use crate::names::{Algorithm, Digest};
 
@@ -32,11 +35,12 @@ const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW).union(OFlags::NONBL
 pub(super) struct Layout {
     root: OwnedFd,
     path: PathBuf,
+    faults: Faults,
 }
 
 impl Layout {
     /// Makes what is missing and syncs the names, so that later only a blob's own shard needs a sync.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, faults: Faults) -> io::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(DIRECTORY_MODE.as_raw_mode())
@@ -46,7 +50,7 @@ impl Layout {
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, directory, Mode::empty()).map_err(failed)?;
         let device = rustix::fs::fstat(&root).map_err(failed)?.st_dev;
-        let layout = Self { root, path: path.to_owned() };
+        let layout = Self { root, path: path.to_owned(), faults };
         let mut parents = vec![".".to_owned(), CAS.to_owned()];
         for name in [TMP, CAS, QUARANTINE] {
             layout.make_directory(name, device)?;
@@ -94,7 +98,9 @@ impl Layout {
     pub(super) fn create_draft(&self, id: DraftId) -> io::Result<File> {
         let name = draft_name(id);
         let flags = OPEN | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = rustix::fs::openat(&self.root, &name, flags, FILE_MODE)
+        let created = self.faults.pass(Call::Create);
+        let file = created
+            .and_then(|()| rustix::fs::openat(&self.root, &name, flags, FILE_MODE))
             .map_err(|error| self.named(error, &name, "cannot create"))?;
         Ok(file.into())
     }
@@ -104,36 +110,43 @@ impl Layout {
     }
 
     fn open_file(&self, name: &str, access: OFlags) -> io::Result<Option<File>> {
-        let file = match rustix::fs::openat(&self.root, name, OPEN | access, Mode::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(self.foreign(name)),
-            Err(error) => return Err(self.named(error, name, "cannot open")),
-        };
+        let opened = self.faults.pass(Call::Open);
+        let file =
+            match opened.and_then(|()| rustix::fs::openat(&self.root, name, OPEN | access, Mode::empty())) {
+                Ok(file) => file,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR) => return Err(self.foreign(name)),
+                Err(error) => return Err(self.named(error, name, "cannot open")),
+            };
         let stat = rustix::fs::fstat(&file).map_err(|error| self.named(error, name, "cannot look at"))?;
         if is_file(&stat) { Ok(Some(file.into())) } else { Err(self.foreign(name)) }
     }
 
-    /// Gives a draft its digest's name, unless a whole file has it already.
-    pub(super) fn publish_relaxed(&self, id: DraftId, digest: &Digest, len: u64) -> io::Result<()> {
-        let (draft, blob) = (draft_name(id), blob_name(digest));
-        match self.rename_new(&draft, &blob) {
-            Err(Errno::EXIST) if self.is_whole(&blob, len) => self.remove(&draft).map(|_| ()),
-            // What lies there is cut short, or no file: these bytes are better.
-            Err(Errno::EXIST) => self.rename(&draft, &blob).map(|_| ()),
-            renamed => renamed.map_err(|error| self.named(error, &draft, "cannot publish")),
+    /// Gives a draft its digest's name. `false`: something has it already.
+    pub(super) fn publish_new(&self, id: DraftId, digest: &Digest) -> io::Result<bool> {
+        let draft = draft_name(id);
+        match self.rename_new(&draft, &blob_name(digest)) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(self.named(error, &draft, "cannot publish")),
         }
+    }
+
+    /// Gives a draft its digest's name, whatever has it. Who reads that reads on.
+    pub(super) fn replace(&self, id: DraftId, digest: &Digest) -> io::Result<()> {
+        self.rename(&draft_name(id), &blob_name(digest)).map(drop)
     }
 
     /// Gives a draft, whose bytes are synced, its digest's name for good. What lay there may be unsynced, or
     /// damaged where nobody looked yet, so it makes way; who reads it reads on.
     pub(super) fn publish_durable(&self, id: DraftId, digest: &Digest) -> io::Result<()> {
-        self.rename(&draft_name(id), &blob_name(digest))?;
+        self.replace(id, digest)?;
         self.sync_shard(digest)
     }
 
     /// A rename that replaces nothing. Some file systems know only the older way to say that.
     fn rename_new(&self, from: &str, to: &str) -> Result<(), Errno> {
+        self.faults.pass(Call::Rename)?;
         match rustix::fs::renameat_with(&self.root, from, &self.root, to, RenameFlags::NOREPLACE) {
             Err(Errno::INVAL | Errno::NOSYS) => {
                 rustix::fs::linkat(&self.root, from, &self.root, to, AtFlags::empty())?;
@@ -144,12 +157,10 @@ impl Layout {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<bool> {
-        found(rustix::fs::renameat(&self.root, from, &self.root, to))
+        let call = if to.starts_with(QUARANTINE) { Call::SetAside } else { Call::Rename };
+        let passed = self.faults.pass(call);
+        found(passed.and_then(|()| rustix::fs::renameat(&self.root, from, &self.root, to)))
             .map_err(|error| self.named(error, from, "cannot move"))
-    }
-
-    fn is_whole(&self, name: &str, len: u64) -> bool {
-        self.stat(name).is_ok_and(|stat| is_file(&stat) && size(&stat) == len)
     }
 
     pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<bool> {
@@ -161,14 +172,34 @@ impl Layout {
     }
 
     fn remove(&self, name: &str) -> io::Result<bool> {
-        found(rustix::fs::unlinkat(&self.root, name, AtFlags::empty()))
+        let passed = self.faults.pass(Call::Remove);
+        found(passed.and_then(|()| rustix::fs::unlinkat(&self.root, name, AtFlags::empty())))
             .map_err(|error| self.named(error, name, "cannot remove"))
     }
 
     /// The last damaged file of a digest is kept, for a person to look at; an earlier one makes way.
-    pub(super) fn quarantine(&self, digest: &Digest) -> io::Result<bool> {
+    pub(super) fn quarantine(&self, digest: &Digest, only: Option<Identity>) -> io::Result<bool> {
+        let blob = blob_name(digest);
         let aside = format!("{QUARANTINE}/{}-{}", digest.algorithm().as_str(), digest.hex());
-        self.rename(&blob_name(digest), &aside)
+        if only.is_some() && self.identity(&blob) != only {
+            return Ok(false);
+        }
+        if !self.rename(&blob, &aside)? {
+            return Ok(false);
+        }
+        if only.is_some() && self.identity(&aside) != only {
+            // Published between the look and the move: it goes back, unless yet another one came.
+            return match self.rename_new(&aside, &blob) {
+                Ok(()) | Err(Errno::EXIST) => self.sync_shard(digest).map(|()| false),
+                Err(error) => Err(self.named(error, &aside, "cannot move back")),
+            };
+        }
+        Ok(true)
+    }
+
+    fn identity(&self, name: &str) -> Option<Identity> {
+        let stat = self.stat(name).ok()?;
+        Some(Identity { device: stat.st_dev, inode: stat.st_ino })
     }
 
     pub(super) fn sync_shard(&self, digest: &Digest) -> io::Result<()> {
@@ -176,18 +207,24 @@ impl Layout {
     }
 
     fn sync_directory(&self, name: &str) -> io::Result<()> {
-        self.open_directory(name)
+        let passed = self.faults.pass(Call::SyncDirectory);
+        passed
+            .and_then(|()| self.open_directory(name))
             .and_then(rustix::fs::fsync)
             .map_err(|error| self.named(error, name, "cannot sync"))
     }
 
     pub(super) fn sync_all(&self) -> io::Result<()> {
-        rustix::fs::syncfs(&self.root)
+        let passed = self.faults.pass(Call::SyncAll);
+        passed
+            .and_then(|()| rustix::fs::syncfs(&self.root))
             .map_err(|error| named(error.into(), &self.path, "cannot sync the file system of"))
     }
 
     pub(super) fn space(&self) -> io::Result<Space> {
-        let stat = rustix::fs::fstatvfs(&self.root)
+        let passed = self.faults.pass(Call::Space);
+        let stat = passed
+            .and_then(|()| rustix::fs::fstatvfs(&self.root))
             .map_err(|error| named(error.into(), &self.path, "cannot ask for the space in"))?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         // What the file system keeps for the superuser is not ours to fill.
@@ -244,7 +281,8 @@ impl Layout {
     /// a link points at).
     fn list(&self, directory: &str, mut each: impl FnMut(&OsStr, PathBuf, &Stat)) -> io::Result<()> {
         let failed = |error: Errno| self.named(error, directory, "cannot list");
-        let opened = self.open_directory(directory).map_err(failed)?;
+        let passed = self.faults.pass(Call::List);
+        let opened = passed.and_then(|()| self.open_directory(directory)).map_err(failed)?;
         for entry in Dir::read_from(&opened).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name: &CStr = entry.file_name();
@@ -316,10 +354,6 @@ fn found(done: Result<(), Errno>) -> Result<bool, Errno> {
         Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn named(error: io::Error, path: &Path, what: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
 }
 
 fn invalid(message: String) -> io::Error {

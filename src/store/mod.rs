@@ -3,6 +3,7 @@
 
 mod buffer;
 mod draft;
+mod faults;
 mod file;
 mod fs;
 mod layout;
@@ -10,12 +11,16 @@ mod reader;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod writer;
 
-pub use draft::{Checkpoint, Draft};
+pub use draft::{Checkpoint, Draft, Resting};
+#[cfg(feature = "planted-bugs")]
+pub use faults::{Call, Faults, Strike};
 pub use fs::{FsStore, Scan, Space};
 pub use reader::{Blob, Reader};
 pub use tail::{End, Progress, Tail};
+pub use trouble::Trouble;
 
 use std::io;
 
@@ -37,8 +42,8 @@ pub enum Durability {
 /// Where blobs lie. Calls block; the engine decides on which thread. The contract:
 /// - A digest that `open` finds has all its bytes, apart from what a power cut left (see `Durability`).
 /// - `publish` is atomic: before it the digest is absent, after it whole. Publishing what is there already is no
-///   error. A relaxed publish keeps what is there, unless its length is wrong; a durable one puts the synced
-///   bytes in its place.
+///   error. A relaxed publish keeps what is there if its bytes are right, and replaces it if they are not; a
+///   durable one puts the synced bytes in its place.
 /// - What lies under a digest's name but is no regular file (a symbolic link, say) is an `InvalidData` error of
 ///   `open`, never followed.
 /// - `unlink` of an absent digest answers `false`. Who holds a `Blob` reads on undisturbed.
@@ -53,9 +58,15 @@ pub trait Store: Send + Sync + 'static {
         algorithm: Algorithm,
         checkpoints: &[Checkpoint],
     ) -> io::Result<Option<Draft>>;
+    /// A draft that an earlier run left, with all bytes that lie there. Who sent them says in the end what their
+    /// digest is.
+    fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>>;
+    /// A draft of this run that was put to rest. `None`: its file is gone.
+    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>>;
     fn unlink(&self, digest: &Digest) -> io::Result<bool>;
-    /// Sets a damaged file aside, out of every reader's way.
-    fn quarantine(&self, digest: &Digest) -> io::Result<bool>;
+    /// Sets a damaged file aside, out of every reader's way. With `damaged`, only that very file: what was published
+    /// since it was opened stays.
+    fn quarantine(&self, digest: &Digest, damaged: Option<&Blob>) -> io::Result<bool>;
     fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
     /// Lists the blobs, and what is not ours, for the boot.
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;

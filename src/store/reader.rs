@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::buffer;
-use super::file::StoreFile;
+use super::file::{Identity, StoreFile};
 use super::tail::Wait;
 use crate::names::{Algorithm, Digest, Hasher};
 
@@ -28,6 +28,10 @@ impl Blob {
 
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    pub(super) fn identity(&self) -> io::Result<Identity> {
+        self.file.identity()
     }
 
     /// A reader over `start..end`.

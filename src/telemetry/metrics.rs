@@ -105,6 +105,7 @@ pub struct Metrics {
     requests: Family<ByRequest, Counter>,
     verdicts: Family<ByVerdict, Counter>,
     bytes_to_clients: Family<ByRepository, Counter>,
+    bytes_from_clients: Family<ByRepository, Counter>,
     bytes_from_upstream: Family<ByRepository, Counter>,
     bytes_saved: Family<ByRepository, Counter>,
     upstream_requests: Family<ByUpstreamRequest, Counter>,
@@ -116,6 +117,7 @@ pub struct Metrics {
     cache_bypass: Counter,
     evictions: Counter,
     evicted_bytes: Counter,
+    disk_errors: Counter,
     invariant_violations: Counter,
     meta_commits: Counter,
     fills_in_flight: LevelGauge,
@@ -146,6 +148,7 @@ impl Metrics {
             requests: add(r, "requests", "Requests answered"),
             verdicts: add(r, "verdicts", "How answers of remotes came about: the words of X-Cache"),
             bytes_to_clients: add(r, "bytes_to_clients", "Body bytes sent to clients"),
+            bytes_from_clients: add(r, "bytes_from_clients", "Body bytes of pushes received"),
             bytes_from_upstream: add(r, "bytes_from_upstream", "Body bytes received from upstreams"),
             bytes_saved: add(r, "bytes_saved", "Body bytes sent that no upstream had to send for it"),
             upstream_requests: add(r, "upstream_requests", "Requests sent to upstreams, by their answer"),
@@ -161,6 +164,7 @@ impl Metrics {
             cache_bypass: add(r, "cache_bypass", "Answers streamed past the cache for want of room"),
             evictions: add(r, "evictions", "Cached blobs removed to make room"),
             evicted_bytes: add(r, "evicted_bytes", "Bytes of cached blobs removed to make room"),
+            disk_errors: add(r, "disk_errors", "Reads and writes of cached blobs that the disk failed"),
             invariant_violations: add(
                 r,
                 "invariant_violations",
@@ -199,6 +203,10 @@ impl Metrics {
             }),
             saved: verdict.filter(|told| told.saves).map(|_| found(&self.bytes_saved, &by_repository())),
         }
+    }
+
+    pub fn bytes_from_clients(&self, repository: &str, bytes: u64) {
+        add_bytes(&self.bytes_from_clients, repository, bytes);
     }
 
     pub fn bytes_from_upstream(&self, repository: &str, bytes: u64) {
@@ -240,6 +248,10 @@ impl Metrics {
     pub fn evicted(&self, bytes: u64) {
         self.evictions.inc();
         self.evicted_bytes.inc_by(bytes);
+    }
+
+    pub fn disk_error(&self) {
+        self.disk_errors.inc();
     }
 
     pub fn invariant_violation(&self) {

@@ -1,10 +1,13 @@
 //! Owns durations as texts.
 //! Must not know: what they limit.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// No setting makes sense beyond ten years, and none overflows below it.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// The end of the year 9999: later moments have no text, and nothing lasts so long.
+const LAST_MOMENT: u64 = 253_402_300_799_000;
 
 const UNITS: [(&str, u64); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
 
@@ -28,6 +31,12 @@ pub fn duration_text(duration: Duration) -> String {
         }
     }
     if ms % 1000 == 0 { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+/// A moment as people and programs read it: `2026-11-21T19:20:37Z`. From milliseconds since 1970.
+pub fn time_text(millis: u64) -> String {
+    let moment = UNIX_EPOCH + Duration::from_millis(millis.min(LAST_MOMENT));
+    humantime::format_rfc3339_seconds(moment).to_string()
 }
 
 /// An age for a table: `12 s`, `5 min`, `3 h`, `9 d`.
@@ -66,5 +75,12 @@ mod tests {
     fn ages_change_their_unit_where_the_smaller_grows_unwieldy() {
         let ages = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(human_age);
         assert_eq!(ages, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+    }
+
+    #[test]
+    fn moments_are_written_for_people_and_programs() {
+        assert_eq!(time_text(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time_text(1_795_288_837_999), "2026-11-21T19:20:37Z");
+        assert_eq!(time_text(u64::MAX), "9999-12-31T23:59:59Z");
     }
 }

@@ -6,7 +6,7 @@ mod duration;
 mod size;
 mod url;
 
-pub use duration::{duration_text, human_age, parse_duration};
+pub use duration::{duration_text, human_age, parse_duration, time_text};
 pub use size::{Limit, bytes_text, human_bytes, parse_bytes};
 pub use url::{Domain, Host, WebUrl, url_text};
 

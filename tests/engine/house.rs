@@ -1,23 +1,30 @@
 //! A data directory with an engine and a remote that points at a scripted upstream.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use binaryrepo::engine::{
-    BlobAnswer, BlobWant, Engine, EngineError, Manifest, MaxSize, Reader, RemoteSpec, Repository,
+    BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
     RepositorySpec, Scope, Settings, Want,
 };
+use binaryrepo::meta::{Batch, Durability, Meta as _, Options, RedbMeta};
 use binaryrepo::names::{Digest, RangeRequest};
+use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
 use tempfile::TempDir;
 
+use crate::rig::{Disk, Ledger};
 use crate::support::upstream::Registry;
 
 pub struct House {
     pub engine: Engine,
     pub dir: TempDir,
     pub settings: Settings,
+    pub disk: Disk,
+    pub ledger: Arc<Ledger>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How a body went.
@@ -34,9 +41,7 @@ impl House {
     }
 
     pub async fn with(registry: &Registry, change: impl FnOnce(&mut RemoteSpec)) -> Self {
-        let settings =
-            Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() };
-        Self::build(registry, settings, change).await
+        Self::build(registry, roomy(), change).await
     }
 
     pub async fn build(
@@ -44,22 +49,68 @@ impl House {
         settings: Settings,
         change: impl FnOnce(&mut RemoteSpec),
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let engine = open(&dir, &settings).await;
+        let house = Self::open(tempfile::tempdir().unwrap(), settings, Disk::default()).await;
         let mut spec = RemoteSpec::new(registry.url());
         change(&mut spec);
+        house.add("hub", spec).await;
+        house
+    }
+
+    /// On a data directory that may be there already, and a disk that may fail from the start.
+    pub async fn open(dir: TempDir, settings: Settings, disk: Disk) -> Self {
+        let metrics = Metrics::new();
+        let store = FsStore::open_with(dir.path(), disk.faults()).unwrap();
+        let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).unwrap();
+        let ledger = Arc::new(Ledger::over(Arc::new(meta)));
+        let ground = Ground { store: Arc::new(store), meta: ledger.clone(), opened };
+        let engine = Engine::start(ground, settings.clone(), metrics.clone(), Vec::new()).await.unwrap();
+        Self { engine, dir, settings, disk, ledger, metrics }
+    }
+
+    pub async fn add(&self, name: &str, spec: RemoteSpec) {
         let spec = RepositorySpec::Remote(Box::new(spec));
-        engine.repositories().create("hub".parse().unwrap(), spec).await.unwrap();
-        Self { engine, dir, settings }
+        self.engine.repositories().create(name.parse().unwrap(), spec).await.unwrap();
     }
 
     /// An orderly stop and a new start.
     pub async fn restart(self) -> Self {
         self.engine.shutdown().await;
-        let Self { dir, settings, engine } = self;
-        drop(engine);
-        let engine = open(&dir, &settings).await;
-        Self { engine, dir, settings }
+        assert_eq!(self.metric("binaryrepo_invariant_violations_total"), 0);
+        let Self { dir, settings, engine, disk, ledger, .. } = self;
+        drop((engine, ledger));
+        Self::open(dir, settings, disk).await
+    }
+
+    /// A data directory as a kill would have left it a second from now, for another house. This one goes on.
+    pub async fn crash_image(&self) -> TempDir {
+        self.ledger.apply(Batch::new(Durability::Durable)).await.unwrap();
+        let image = tempfile::tempdir().unwrap();
+        copy(self.dir.path(), image.path());
+        image
+    }
+
+    /// What `/metrics` shows under this name, without labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+    }
+
+    /// The published blobs and their sizes.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let shards = std::fs::read_dir(self.dir.path().join("cas/sha256")).unwrap();
+        let files = shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap());
+        let sized = files.map(|file| file.unwrap()).map(|file| (file.path(), file.metadata().unwrap().len()));
+        sized.collect()
+    }
+
+    pub fn file_of(&self, digest: &Digest) -> PathBuf {
+        self.dir.path().join("cas/sha256").join(&digest.hex()[..2]).join(digest.hex())
+    }
+
+    /// How many files were set aside.
+    pub fn set_aside(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("quarantine")).unwrap().count()
     }
 
     pub fn scope(&self, image: &str) -> Scope {
@@ -81,6 +132,18 @@ impl House {
         Ok(drain(self.blob(image, digest, "").await?.reader.unwrap()).await)
     }
 
+    /// Waits until nothing is under way: the last byte goes out before a blob lies in its place.
+    pub async fn rest(&self) {
+        for _ in 0..500 {
+            let counts = self.engine.status().await.counts;
+            if counts.flights + counts.queued + counts.waiters == 0 && counts.evicting_bytes == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("not at rest within ten seconds: {:?}", self.engine.status().await.counts);
+    }
+
     /// How many drafts lie in the data directory.
     pub fn drafts(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count()
@@ -98,8 +161,22 @@ impl House {
     }
 }
 
-pub async fn open(dir: &TempDir, settings: &Settings) -> Engine {
-    Engine::open(dir.path(), settings.clone(), Metrics::new(), Vec::new()).await.unwrap()
+/// No limit but the disk itself.
+pub fn roomy() -> Settings {
+    Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

@@ -1,12 +1,19 @@
-//! The engine through its public handle, against a scripted upstream: pulls, fan-out, faults, restarts.
-
+//! The engine through its public handle, against a scripted upstream: pulls, fan-out, faults, restarts; and on a disk
+//! and a metadata store that fail when the test says so.
 #![expect(clippy::disallowed_methods, reason = "a test looks at the files it made")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod boot;
+mod damage;
+mod disk;
 mod faults;
 mod house;
 mod manifests;
+mod metadata;
 mod pulls;
 mod restart;
+mod rig;
+mod small_disk;
+mod tasks;

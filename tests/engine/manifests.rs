@@ -77,6 +77,7 @@ async fn a_cached_tag_is_answered_whatever_the_upstream_does() {
         for blob in image.blobs() {
             house.pull("a/b", &blob.digest).await.unwrap().whole();
         }
+        house.rest().await;
         registry.always("/v2/", fault.clone());
         let clock = Clock::new();
         let manifest = house.manifest("a/b", "latest", Want::Body).await.unwrap();

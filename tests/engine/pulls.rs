@@ -23,6 +23,7 @@ async fn an_image_is_fetched_once_and_then_served_from_here() {
             assert_eq!(answer.verdict, if round == 0 { Verdict::Miss } else { Verdict::Hit });
             assert_eq!(drain(answer.reader.unwrap()).await.whole(), blob.bytes);
         }
+        house.rest().await;
     }
     let answered = |text: &str| registry.asked(text).iter().filter(|seen| seen.authorized()).count();
     assert_eq!(answered("GET /v2/library/redis/manifests/"), 1);

@@ -1,10 +1,17 @@
 //! What survives a stop, orderly or not.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use binaryrepo::engine::{MaxSize, Settings, Verdict, Want};
+use binaryrepo::meta::{
+    Batch, ContentRow, CopyRow, Durability, Meta as _, MetaExt as _, Options as Meta, RedbMeta,
+};
+use binaryrepo::names::Digest;
 
 use super::house::{House, drain};
+use super::rig::Disk;
 use super::support::image::Image;
 use super::support::upstream::{Options, Registry};
 
@@ -73,17 +80,105 @@ async fn the_least_recently_used_go_first_and_readers_finish() {
     let reading = house.blob("a/n1", &images[1].layers[0].digest, "").await.unwrap();
     house.manifest("a/n3", "latest", Want::Body).await.unwrap();
     house.pull("a/n3", &images[3].layers[0].digest).await.unwrap().whole();
-    let cached = |house: &House| {
-        let mut files = Vec::new();
-        for shard in std::fs::read_dir(house.dir.path().join("cas/sha256")).unwrap() {
-            for file in std::fs::read_dir(shard.unwrap().path()).unwrap() {
-                files.push(file.unwrap().metadata().unwrap().len());
-            }
-        }
-        files.iter().filter(|size| **size == 300_000).count()
-    };
+    let cached = |house: &House| house.files().iter().filter(|(_, size)| *size == 300_000).count();
     house.eventually("one has gone", |house| cached(house) <= 3).await;
     assert_eq!(drain(reading.reader.unwrap()).await.whole(), images[1].layers[0].bytes);
     let first = house.blob("a/n0", &images[0].layers[0].digest, "").await.unwrap();
     assert_eq!(first.verdict, Verdict::Hit, "what was used last stays");
+}
+
+/// A pushed blob's file disappears while the server is down. The start must say so loudly and keep the promise; a
+/// remote that has the same digest brings it back, and from then on eviction must leave it alone, though nobody told
+/// the coordinator that it was pushed: it chose the blob, was refused, and chose it again, for ever.
+#[tokio::test]
+async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() {
+    let registry = Registry::open().await;
+    let settings = Settings { max_size: MaxSize::Bytes(500_000), min_free: Some(0), ..Settings::default() };
+    let images = [51, 52].map(|seed| Image::new(seed, &[300_000]));
+    let house = House::build(&registry, settings, |_| {}).await;
+    for (image, name) in images.iter().zip(["a/pushed", "a/cached"]) {
+        registry.add_image(name, "latest", image);
+        house.manifest(name, "latest", Want::Body).await.unwrap();
+    }
+    let [pushed, cached] = images.each_ref().map(|image| image.layers[0].digest);
+    house.pull("a/pushed", &pushed).await.unwrap().whole();
+    let House { engine, dir, settings, ledger, .. } = house;
+    engine.shutdown().await;
+    drop((engine, ledger));
+    let rows = |path: &std::path::Path| RedbMeta::open(&path.join("meta.redb"), Meta::default()).unwrap().0;
+    let meta = rows(dir.path());
+    let mut batch = Batch::new(Durability::Durable);
+    batch.put(&pushed, &ContentRow { size: 300_000, pushed: true });
+    meta.apply(batch).await.unwrap();
+    meta.close().await.unwrap();
+    drop(meta);
+    std::fs::remove_file(file(&dir, &pushed)).unwrap();
+
+    let log = Log::default();
+    let listening = log.listen();
+    let house = House::open(dir, settings, Disk::default()).await;
+    house.eventually("the start says what is missing", |_| log.says(&pushed)).await;
+    drop(listening);
+    assert!(log.text().contains("ERROR"), "{}", log.text());
+    for (digest, name) in [(&pushed, "a/pushed"), (&cached, "a/cached")] {
+        let answer = house.blob(name, digest, "").await.unwrap();
+        assert_eq!(answer.verdict, Verdict::Miss);
+        drain(answer.reader.unwrap()).await.whole();
+    }
+    // The second was one too many, and the first is the older one. What is pinned does not count.
+    let mut pinned = 0;
+    for _ in 0..500 {
+        pinned = house.engine.status().await.counts.pinned_bytes;
+        if pinned > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(pinned, 300_000);
+    assert!(file(&house.dir, &pushed).exists() && file(&house.dir, &cached).exists());
+    house.engine.shutdown().await;
+    let House { dir, engine, ledger, .. } = house;
+    drop((engine, ledger));
+    let meta = rows(dir.path());
+    assert!(meta.get::<ContentRow>(&pushed).unwrap().unwrap().pushed);
+    assert!(meta.get::<CopyRow>(&pushed).unwrap().is_some());
+}
+
+fn file(dir: &tempfile::TempDir, digest: &Digest) -> std::path::PathBuf {
+    let (algorithm, hex) =
+        digest.to_string().split_once(':').map(|(a, h)| (a.to_owned(), h.to_owned())).unwrap();
+    dir.path().join("cas").join(algorithm).join(&hex[..2]).join(hex)
+}
+
+/// What this thread logs while it listens.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let lines = self.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn says(&self, digest: &Digest) -> bool {
+        let text = self.text();
+        text.lines().any(|line| line.contains("must be pushed again") && line.contains(&digest.to_string()))
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

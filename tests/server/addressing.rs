@@ -51,6 +51,7 @@ async fn one_image_is_found_in_all_five_ways_and_fetched_once() {
         assert_eq!(blob.body, layer.bytes, "{base}{query}");
         let word = if number == 0 { "miss" } else { "hit" };
         assert_eq!((manifest.cache(), blob.cache()), (Some(word), Some(word)), "{base}{query} {host:?}");
+        house.settled().await;
         let namespace = if query.is_empty() { None } else { Some("docker.io") };
         assert_eq!(blob.header("oci-namespace"), namespace, "{base}{query}");
     }
@@ -181,38 +182,6 @@ async fn the_name_that_a_proxy_saw_counts_only_if_the_proxy_is_trusted() {
     };
     assert_eq!(house.send(ask().from(PROXY)).await.body, others.manifest.bytes);
     assert_eq!(house.send(ask()).await.body, image.manifest.bytes);
-}
-
-/// The table decides. Whatever `ns` says, nothing is dialled that no administrator wrote down.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_is_looked_up_and_never_dialled() {
-    let image = Image::new(108, &[10]);
-    let (registry, house) = hub(&image).await;
-    let bystander = Registry::open().await;
-    bystander.add_image("redis", "7", &image);
-    let place = bystander.address().to_string();
-    for namespace in [place.as_str(), "ghcr.io", "169.254.169.254", "docker.io.evil.test", "DOCKER.IO"] {
-        let answer = house.get(&format!("/v2/redis/manifests/7?ns={namespace}")).await;
-        let (status, code, message) = answer.error();
-        assert_eq!((status, code.as_str()), (404, "NAME_UNKNOWN"), "{namespace}");
-        assert!(message.contains("docker-local, docker-remote"), "{message}");
-    }
-    assert!(bystander.log().is_empty());
-    assert!(registry.log().is_empty());
-
-    // Beside an address that names a repository it is only checked: another remote's is refused, others mean nothing.
-    let other = Registry::open().await;
-    house.add_remote("other", &other, json!({ "upstream_namespace": "other.test" })).await;
-    let contradiction = house.get("/v2/docker-remote/redis/manifests/7?ns=other.test").await;
-    assert_eq!(contradiction.code(), (404, "NAME_UNKNOWN".to_owned()));
-    let own = house.address.to_string();
-    for ignored in ["unheard-of.test", "docker.io", &own] {
-        let answer = house.get(&format!("/v2/docker-remote/redis/manifests/7?ns={ignored}")).await;
-        assert_eq!((answer.status, answer.header("oci-namespace")), (200, None), "{ignored}");
-    }
-    // A client that names us as the namespace says nothing by it.
-    let ours = Ask::get(&format!("/v2/redis/manifests/7?ns={own}")).host(&own);
-    assert_eq!(house.send(ours).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -137,7 +137,7 @@ async fn a_push_to_a_remote_is_told_where_to_go() {
 async fn ranges_of_every_kind() {
     let image = Image::new(504, &[100_000]);
     let (_registry, house) = hub(&image).await;
-    house.pull("redis", "7", &image).await;
+    house.cache("redis", "7", &image).await;
     // From a file, and, up to 64 KiB, from memory.
     for content in [&image.layers[0], &image.config] {
         let size = content.bytes.len();
@@ -216,6 +216,8 @@ async fn heads_that_a_proxy_and_we_might_read_differently() {
     }
     let upgrade = "GET /v2/ HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, close\r\n\r\n";
     assert_eq!(raw(to, upgrade).await.status, 200, "an upgrade is not offered");
+    let older = raw(to, "GET /v2/ HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    assert_eq!((older.status, older.is_whole()), (200, true), "as a proxy asks by default");
     // Beyond these, hyper itself refuses: with a bare status.
     let large = "a".repeat(33 * 1024);
     let answer = raw(to, format!("GET /v2/ HTTP/1.1\r\nHost: a\r\nX-Large: {large}\r\n\r\n")).await;
@@ -271,7 +273,7 @@ async fn a_digest_is_shown_only_through_an_image_that_has_it() {
     let secret = Image::new(506, &[100_000]);
     let (registry, house) = hub(&secret).await;
     registry.add_image("team/other", "1", &Image::new(507, &[10]));
-    house.pull("redis", "7", &secret).await;
+    house.cache("redis", "7", &secret).await;
     let path = format!("/v2/docker-remote/team/other/blobs/{}", secret.layers[0].digest);
     let nowhere = format!("/v2/docker-remote/team/other/blobs/{}", Content::random(1, 5).digest);
     let (told, absent) = (house.get(&path).await, house.get(&nowhere).await);

@@ -1,6 +1,7 @@
 //! A server within the test's own process, with an administrator who is on its machine.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use binaryrepo::StartError;
 use binaryrepo::config::{Config, Setting, Sources};
@@ -103,6 +104,10 @@ impl House {
         assert_eq!(answer.status, 201, "{}", answer.all());
     }
 
+    pub async fn settled(&self) {
+        settled(self.address).await;
+    }
+
     /// Pulls an image through `docker-remote`, as a client does.
     pub async fn pull(&self, name: &str, tag: &str, image: &Image) {
         let manifest = self.get(&manifest(name, tag)).await;
@@ -110,6 +115,12 @@ impl House {
         for content in image.blobs() {
             assert_eq!(self.get(&blob(name, content)).await.body, content.bytes);
         }
+    }
+
+    /// Pulls an image, and waits until all of it lies here.
+    pub async fn cache(&self, name: &str, tag: &str, image: &Image) {
+        self.pull(name, tag, image).await;
+        self.settled().await;
     }
 
     /// The value of a metric; 0 where it has not been counted yet.
@@ -120,6 +131,18 @@ impl House {
     pub fn token(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("admin.token")).unwrap().trim().to_owned()
     }
+}
+
+/// Waits until what was fetched lies under its digest. A client has its last byte a moment before.
+pub async fn settled(address: SocketAddr) {
+    let status = async || Ask::get("/api/status").send(address).await.json();
+    for _ in 0..1_000 {
+        if status().await["cache"]["fills_in_flight"] == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("a fetch never ends: {}", status().await);
 }
 
 /// Of a scrape, the value behind `name{labels}`.

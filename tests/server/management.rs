@@ -24,6 +24,8 @@ async fn a_repository_is_made_as_the_manual_shows() {
     }
     assert_eq!(shown["tag_ttl"], "60s");
     assert_eq!(house.get("/api/repository/quay").await.json(), shown);
+    let head = house.head("/api/repository/quay").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
 
     // An older spelling of the same.
     let older = json!({ "name": "old", "repo_type": "remote", "package_type": "remote", "remote_url": URL });
@@ -197,13 +199,13 @@ async fn another_upstream_starts_from_nothing() {
     old.add_image("library/redis", "old", &olds);
     new.add_image("library/redis", "7", &news);
     let house = House::beside_with(&old, &[], json!({ "username": "ada", "password": "secret" })).await;
-    house.pull("redis", "7", &olds).await;
-    house.pull("redis", "old", &olds).await;
+    house.cache("redis", "7", &olds).await;
+    house.cache("redis", "old", &olds).await;
 
     let form = json!({ "remote_url": new.url().as_str() });
     let moved = house.api("PUT", "/api/repository/docker-remote", &form).await.json();
     assert_eq!((moved.get("username"), &moved["password_set"]), (None, &json!(false)));
-    house.pull("redis", "7", &news).await;
+    house.cache("redis", "7", &news).await;
     let digest = olds.manifest.digest.to_string();
     for reference in ["old", digest.as_str()] {
         let gone = house.get(&manifest("redis", reference)).await;
@@ -245,7 +247,7 @@ async fn a_remote_keeps_to_its_share() {
     // The share counts from the next round of housekeeping on; a start begins with one.
     let house = house.restart().await;
     for (number, image) in images.iter().enumerate() {
-        house.pull(&format!("a/n{number}"), "1", image).await;
+        house.cache(&format!("a/n{number}"), "1", image).await;
     }
     for _ in 0..500 {
         let status = house.get("/api/status").await.json();
@@ -268,9 +270,9 @@ async fn what_is_cached_is_listed_and_purged() {
     registry.add_image("library/nginx", "1", &nginx);
     let house = House::beside(&registry).await;
     for tag in ["7", "latest"] {
-        house.pull("redis", tag, &redis).await;
+        house.cache("redis", tag, &redis).await;
     }
-    house.pull("nginx", "1", &nginx).await;
+    house.cache("nginx", "1", &nginx).await;
     let listed = house.get("/api/cached?repository=docker-remote").await.json();
     let of = |name: &str| {
         let images = listed["images"].as_array().unwrap().iter();

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,13 @@ pub fn run_with(mut command: Command, input: &str) -> Ended {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     // A command that reads no stdin may have closed it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
+    let (pid, (ended, end)) = (Pid::from_child(&child), mpsc::channel());
+    std::thread::spawn(move || ended.send(child.wait_with_output()));
+    let output = end.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).unwrap();
+        panic!("the command does not end")
+    });
+    let output = output.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Ended { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -65,17 +71,17 @@ struct Pipe {
 impl Process {
     /// In `dir`, with a log of JSON lines, and the flags given besides.
     pub fn start(dir: &TempDir, flags: &[&str]) -> Self {
-        Self::launch(dir, &[&["--log-format", "json"], flags].concat())
+        let path = dir.path().to_str().unwrap();
+        Self::launch(&[&["--data-dir", path, "--log-format", "json"], flags].concat())
     }
 
     /// For a person: the log is a text, and the greeting comes on stdout.
-    pub fn start_for_people(dir: &TempDir) -> Self {
-        Self::launch(dir, &["--log-format", "text"])
+    pub fn start_for_people(dir: &Path) -> Self {
+        Self::launch(&["--data-dir", dir.to_str().unwrap(), "--log-format", "text"])
     }
 
-    fn launch(dir: &TempDir, flags: &[&str]) -> Self {
-        let path = dir.path().to_str().unwrap();
-        let fixed = ["serve", "--listen", "127.0.0.1:0", "--data-dir", path, "--set", "storage.min_free=0"];
+    fn launch(flags: &[&str]) -> Self {
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--set", "storage.min_free=0"];
         let mut child = binary(&[&fixed, flags].concat()).spawn().unwrap();
         let stdout = Pipe::of(child.stdout.take().unwrap());
         let stderr = Pipe::of(child.stderr.take().unwrap());

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::world::{Choice, Rules, World};
+use crate::choice::Choice;
+use crate::world::{Rules, World};
 
 /// A state takes some kilobytes: a world larger than this is not a small one.
 const STATES: usize = 500_000;

@@ -3,9 +3,10 @@
 
 use binaryrepo::cache::{Bug, Failure, Limits};
 
+use crate::choice::{Choice, KINDS};
 use crate::names::NEGATIVE_MS;
 use crate::prng::Dice;
-use crate::world::{Choice, KINDS, Rules, World};
+use crate::world::{Rules, World};
 
 /// What went wrong, and how to see it again.
 pub struct Finding {
@@ -51,8 +52,15 @@ fn play(seed: u64, bug: Option<Bug>, trace: &mut Vec<Choice>) -> Result<(), Stri
 
 fn rules(dice: &mut Dice) -> Rules {
     let spaces = [0, 8, 12, 20, 40, 1_000];
+    let blobs = dice.pick(&[1, 2, 3, 4]);
+    let [files, rows] = [(); 2].map(|()| {
+        let share = dice.pick(&[0, 1, 1, 2]);
+        (0..blobs).filter(|_| dice.below(3) < share).collect()
+    });
     Rules {
-        blobs: dice.pick(&[1, 2, 3, 4]),
+        blobs,
+        files,
+        rows,
         documents: dice.pick(&[0, 0, 1, 2]),
         sources: dice.pick(&[1, 2, 3, 4]),
         limits: Limits {

@@ -40,29 +40,30 @@ pub enum Violation {
 }
 
 impl<K: Key, S: Source> Coordinator<K, S> {
-    /// Looks at everything: meant for tests, and for a look once in a while at a running server.
+    /// Looks at everything, so it takes as long as there are entries: for tests.
     pub fn check(&self) -> Result<(), Violation> {
-        let predicates = [
+        self.check_under_way()?;
+        first_broken([
+            (self.ledger.adds_up(), Violation::Bytes),
+            (self.holds_match(), Violation::Holds),
+            (self.memory.is_consistent(), Violation::Memory),
+        ])
+    }
+
+    /// Looks at what is under way, and takes as long as there is much of it: for a running server, once in a while.
+    pub fn check_under_way(&self) -> Result<(), Violation> {
+        let reserved = self.ledger.reservations().all(|flight| self.flights.contains_key(&flight));
+        first_broken([
             (self.flights_match(), Violation::Flights),
             (self.waiters_match(), Violation::Waiters),
             (self.slots.iter().all(|(key, slot)| self.waits_for_something(key, slot)), Violation::Stranded),
             (self.claims_match(), Violation::Claims),
-            (self.ledger.adds_up(), Violation::Bytes),
-            (
-                self.ledger.reservations().all(|flight| self.flights.contains_key(&flight)),
-                Violation::Reservations,
-            ),
+            (reserved, Violation::Reservations),
             (self.lanes_match(), Violation::Lanes),
             (self.queues_match(), Violation::Queues),
             (!self.has_idle_lane(), Violation::IdleLane),
-            (self.holds_match(), Violation::Holds),
             (self.room_matches(), Violation::Room),
-            (self.memory.is_consistent(), Violation::Memory),
-        ];
-        match predicates.into_iter().find(|(holds, _)| !holds) {
-            None => Ok(()),
-            Some((_, violation)) => Err(violation),
-        }
+        ])
     }
 
     fn flights_match(&self) -> bool {
@@ -147,7 +148,7 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     fn room_matches(&self) -> bool {
         let mut evictions = BTreeMap::<FlightId, usize>::new();
         for slot in self.slots.values() {
-            if let Stage::Evicting { room_for: Some(flight) } = slot.stage {
+            if let Stage::Evicting { room_for: Some(flight), .. } = slot.stage {
                 *evictions.entry(flight).or_default() += 1;
             }
         }
@@ -155,5 +156,12 @@ impl<K: Key, S: Source> Coordinator<K, S> {
             Head::Waiting { evictions: expected } => evictions.get(&flight.id) == Some(&expected),
             Head::Unknown | Head::Admitted => !evictions.contains_key(&flight.id),
         })
+    }
+}
+
+fn first_broken<const N: usize>(predicates: [(bool, Violation); N]) -> Result<(), Violation> {
+    match predicates.into_iter().find(|(holds, _)| !holds) {
+        None => Ok(()),
+        Some((_, violation)) => Err(violation),
     }
 }

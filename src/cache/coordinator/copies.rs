@@ -7,7 +7,31 @@ use super::super::{Action, ClaimId, Key, Lane, Source};
 use super::Coordinator;
 use super::slot::{Slot, Stage};
 
+/// What happened to a key while the boot scan was still to tell of it. The scan may have looked before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Since {
+    Unpinned,
+    Removed,
+}
+
 impl<K: Key, S: Source> Coordinator<K, S> {
+    /// What the boot scan saw, unless newer news came first. Who brings back what was removed says so.
+    pub(super) fn load(
+        &mut self,
+        key: &K,
+        upstream: u64,
+        size: u64,
+        used: LastUse,
+        pinned: bool,
+        out: &mut Vec<Action<K, S>>,
+    ) {
+        match self.since_scan.get(key) {
+            None => self.arrived(key, upstream, size, used, pinned, out),
+            Some(Since::Unpinned) => self.arrived(key, upstream, size, used, false, out),
+            Some(Since::Removed) => {}
+        }
+    }
+
     /// The content lies here, whatever a flight of its key still does. Whoever waited for that flight is served now.
     pub(super) fn arrived(
         &mut self,
@@ -74,6 +98,12 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     }
 
     pub(super) fn unpin(&mut self, key: &K, out: &mut Vec<Action<K, S>>) {
+        if !self.loaded && !self.planted.is(Bug::ScanPinsAgain) {
+            self.since_scan.entry(key.clone()).or_insert(Since::Unpinned);
+        }
+        if let Some(Slot { stage: Stage::Evicting { unpinned, .. }, .. }) = self.slots.get_mut(key) {
+            *unpinned = !self.planted.is(Bug::RefusalPinsAgain);
+        }
         self.ledger.change(key, |entry| entry.pinned = false);
         self.trim(key, out);
     }

@@ -45,9 +45,9 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         }
     }
 
-    /// One of the evictions that this flight waits for has reported, whichever way.
-    pub(super) fn room_reported(&mut self, id: FlightId, out: &mut Vec<Action<K, S>>) {
-        let Some(key) = self.flights.get(&id).cloned() else { return };
+    /// One of the evictions that this flight waits for, if any does, has reported, whichever way.
+    pub(super) fn room_reported(&mut self, id: Option<FlightId>, out: &mut Vec<Action<K, S>>) {
+        let Some(key) = id.and_then(|id| self.flights.get(&id)).cloned() else { return };
         let Some(flight) = self.slots.get_mut(&key).and_then(Slot::flight_mut) else { return };
         match &mut flight.head {
             Head::Waiting { evictions } if *evictions > 1 => *evictions -= 1,

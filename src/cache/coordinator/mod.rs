@@ -19,6 +19,7 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::check::Violation;
+use self::copies::Since;
 use self::lanes::Lanes;
 use self::memory::Memory;
 use self::slot::{Slot, Waiter};
@@ -33,6 +34,8 @@ pub struct Coordinator<K, S> {
     limits: Limits,
     /// Until the boot scan is over nothing is chosen for eviction: it may be pinned, or used more than it seems.
     loaded: bool,
+    /// Empty once it is over.
+    since_scan: BTreeMap<K, Since>,
     slots: BTreeMap<K, Slot<S>>,
     waiters: BTreeMap<WaiterId, Waiter<K, S>>,
     deadlines: BTreeSet<(Millis, WaiterId)>,
@@ -53,6 +56,7 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         Self {
             limits,
             loaded: false,
+            since_scan: BTreeMap::new(),
             slots: BTreeMap::new(),
             waiters: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -83,7 +87,7 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     pub fn step(&mut self, now: Millis, event: Event<K, S>, out: &mut Vec<Action<K, S>>) {
         match event {
             Event::Load { key, upstream, size, used, pinned } => {
-                self.arrived(&key, upstream, size, LastUse::Before(used), pinned, out);
+                self.load(&key, upstream, size, LastUse::Before(used), pinned, out);
             }
             Event::Loaded => self.loaded(out),
             Event::Space { limit } => self.space(limit, out),
@@ -106,6 +110,7 @@ impl<K: Key, S: Source> Coordinator<K, S> {
             Event::Lost { key } => self.lost(key, out),
             Event::EvictDone { key } => self.evict_done(&key, out),
             Event::EvictFailed { key } => self.evict_failed(now, &key, out),
+            Event::EvictRefused { key } => self.evict_refused(&key, out),
             Event::Tick => self.tick(now, out),
         }
         self.start_fills(out);

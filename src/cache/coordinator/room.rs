@@ -7,15 +7,24 @@ use super::super::ledger::{Hold, LastUse};
 use super::super::planted::Bug;
 use super::super::{Action, FlightId, Key, Source};
 use super::Coordinator;
+use super::copies::Since;
 use super::slot::{Slot, Stage};
 use crate::clock::Millis;
 
 /// After a file could not be removed. On a disk that removes nothing we would else be busy with nothing else.
 const ROOM_RETRY: Duration = Duration::from_secs(10);
 
+/// An eviction that has reported.
+struct Ended {
+    /// The flight that waited for it.
+    room_for: Option<FlightId>,
+    unpinned: bool,
+}
+
 impl<K: Key, S: Source> Coordinator<K, S> {
     pub(super) fn loaded(&mut self, out: &mut Vec<Action<K, S>>) {
         self.loaded = true;
+        self.since_scan.clear();
         self.make_room(None, out);
     }
 
@@ -77,7 +86,10 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     }
 
     pub(super) fn evict_done(&mut self, key: &K, out: &mut Vec<Action<K, S>>) {
-        let Some(room_for) = self.end_eviction(key) else { return };
+        let Some(ended) = self.end_eviction(key) else { return };
+        if !self.loaded && !self.planted.is(Bug::ScanBringsBackRemoved) {
+            self.since_scan.insert(key.clone(), Since::Removed);
+        }
         if self.ledger.remove(key).is_some_and(|entry| entry.pinned) {
             // The pin was told while the file was already being removed.
             out.push(Action::PinnedLost { key: key.clone() });
@@ -85,30 +97,39 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         self.grant_claims(key, out);
         self.enqueue(key, None);
         self.settle(key);
-        if let Some(flight) = room_for {
-            self.room_reported(flight, out);
-        }
+        self.room_reported(ended.room_for, out);
     }
 
     pub(super) fn evict_failed(&mut self, now: Millis, key: &K, out: &mut Vec<Action<K, S>>) {
-        let Some(room_for) = self.end_eviction(key) else { return };
+        let Some(ended) = self.end_eviction(key) else { return };
         if self.planted.is(Bug::EvictFailedDropsEntry) {
             self.ledger.remove(key);
         }
         // It counts as just used, so that the next choice falls on another.
-        self.ledger.change(key, |entry| {
-            entry.hold = Hold::Held;
-            entry.used = LastUse::Now(now);
-        });
+        self.ledger.change(key, |entry| entry.used = LastUse::Now(now));
         self.room_retry.get_or_insert(now.after(ROOM_RETRY));
+        self.stays(key, &ended, out);
+    }
+
+    /// The row knows better than we do whether somebody pushed this. Tried again and again it would only be refused
+    /// again, while its bytes counted as some that can go.
+    pub(super) fn evict_refused(&mut self, key: &K, out: &mut Vec<Action<K, S>>) {
+        let Some(ended) = self.end_eviction(key) else { return };
+        let pinned = !ended.unpinned && !self.planted.is(Bug::RefusedEvictionRepeated);
+        self.ledger.change(key, |entry| entry.pinned |= pinned);
+        self.stays(key, &ended, out);
+        self.trim(key, out);
+    }
+
+    /// The file is still there, for everybody who waited for it to be gone.
+    fn stays(&mut self, key: &K, ended: &Ended, out: &mut Vec<Action<K, S>>) {
+        self.ledger.change(key, |entry| entry.hold = Hold::Held);
         if !self.planted.is(Bug::ClaimForgottenWhenEvictionFails) {
             self.grant_claims(key, out);
         }
         self.answer_all(key, out, |waiter| Action::Ready { waiter, flight: None });
         self.settle(key);
-        if let Some(flight) = room_for {
-            self.room_reported(flight, out);
-        }
+        self.room_reported(ended.room_for, out);
     }
 
     fn may_evict(&self, key: &K) -> bool {
@@ -118,16 +139,16 @@ impl<K: Key, S: Source> Coordinator<K, S> {
     fn evict(&mut self, key: K, room_for: Option<FlightId>, out: &mut Vec<Action<K, S>>) {
         self.ledger.change(&key, |entry| entry.hold = Hold::Evicting);
         let slot = self.slots.entry(key.clone()).or_insert_with(Slot::new);
-        slot.stage = Stage::Evicting { room_for };
+        slot.stage = Stage::Evicting { room_for, unpinned: false };
         out.push(Action::Evict { key });
     }
 
-    /// The flight that waited for this eviction, if any. `None`: the key is not being evicted.
-    fn end_eviction(&mut self, key: &K) -> Option<Option<FlightId>> {
+    /// `None`: the key is not being evicted.
+    fn end_eviction(&mut self, key: &K) -> Option<Ended> {
         let slot = self.slots.get_mut(key)?;
-        let Stage::Evicting { room_for } = slot.stage else { return None };
+        let Stage::Evicting { room_for, unpinned } = slot.stage else { return None };
         slot.stage = Stage::Idle;
-        Some(room_for)
+        Some(Ended { room_for, unpinned })
     }
 
     fn grant_claims(&self, key: &K, out: &mut Vec<Action<K, S>>) {

@@ -60,6 +60,8 @@ pub(super) enum Stage<S> {
     /// All claims here wait.
     Evicting {
         room_for: Option<FlightId>,
+        /// It lost its pin since the sweep was sent, which may have looked before.
+        unpinned: bool,
     },
 }
 

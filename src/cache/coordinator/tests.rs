@@ -379,3 +379,67 @@ fn nothing_is_evicted_before_all_is_loaded() {
     assert_eq!(desk.machine.used_since(Millis(4)).collect::<Vec<_>>(), [(&B2, Millis(4))]);
     assert_eq!(desk.tell(Event::Loaded), [evict(B1)]);
 }
+
+/// A pushed file was lost over a restart and came back by a fetch, so that nobody had told us of its pin. Chosen for
+/// eviction it was refused, and chosen again, for ever; and its bytes counted among those that can go.
+#[test]
+fn what_turns_out_to_be_pushed_is_not_chosen_again() {
+    let mut desk = Desk::new();
+    desk.cached(B1, 10);
+    desk.cached(B2, 10);
+    assert_eq!(desk.tell(Event::Space { limit: 15 }), [evict(B1)]);
+    desk.join(1, B1, 0);
+    assert_eq!(desk.claim(1, B1), []);
+    assert_eq!(desk.tell(Event::EvictRefused { key: B1 }), [claimed(1), ready(1)]);
+    assert_eq!(desk.tell(Event::Unclaim { claim: ClaimId(1) }), []);
+    let counts = desk.machine.counts();
+    assert_eq!((counts.pinned_bytes, counts.present_bytes), (10, 10));
+    assert_eq!(desk.machine.next_wakeup(), None);
+    assert_eq!(desk.tell(Event::Lost { key: B1 }), [Action::PinnedLost { key: B1 }]);
+}
+
+/// Somebody asked for it while it was to go, and then it stayed: it counted as old as before, and was the next to go.
+#[test]
+fn what_was_wanted_while_it_was_to_go_counts_as_used() {
+    let mut desk = Desk::new();
+    desk.cached(B1, 10);
+    desk.cached(B2, 10);
+    assert_eq!(desk.tell(Event::Collect { key: B1 }), [evict(B1)]);
+    desk.now += 1;
+    desk.join(1, B1, 0);
+    desk.tell(Event::Unpin { key: B1 });
+    assert_eq!(desk.tell(Event::EvictRefused { key: B1 }), [ready(1)]);
+    assert_eq!(desk.tell(Event::Space { limit: 15 }), [evict(B2)]);
+}
+
+/// The sweep looked, then the last link went, then the sweep's word came: a pin of yesterday, which nobody would ever
+/// have taken away.
+#[test]
+fn a_refusal_does_not_bring_a_pin_back() {
+    let mut desk = Desk::new();
+    desk.cached(B1, 10);
+    assert_eq!(desk.tell(Event::Space { limit: 5 }), [evict(B1)]);
+    assert_eq!(desk.tell(Event::Unpin { key: B1 }), []);
+    assert_eq!(desk.tell(Event::EvictRefused { key: B1 }), [evict(B1)]);
+    assert_eq!(desk.tell(Event::EvictDone { key: B1 }), []);
+    assert_eq!(desk.machine.counts().present, 0);
+}
+
+/// The boot scan looks at a file long before it tells of it. What it said of a blob that was fetched and found lost in
+/// between made an entry without file or row: "it is here" to everybody who asked, for ever.
+#[test]
+fn what_the_scan_saw_is_older_than_what_happened_since() {
+    let mut desk = Desk { now: 0, machine: Coordinator::new(Limits::default()) };
+    desk.join(1, B1, 0);
+    assert_eq!(desk.done(1, 10), [ready(1)]);
+    assert_eq!(desk.tell(Event::Lost { key: B1 }), [evict(B1)]);
+    assert_eq!(desk.tell(Event::EvictDone { key: B1 }), []);
+    assert_eq!(desk.tell(Event::Unpin { key: B2 }), []);
+    for key in [B1, B2, B3] {
+        assert_eq!(desk.tell(Event::Load { key, upstream: 0, size: 5, used: 0, pinned: true }), []);
+    }
+    assert_eq!([B1, B2, B3].map(|key| desk.machine.is_present(&key)), [false, true, true]);
+    assert_eq!(desk.machine.counts().pinned_bytes, 5);
+    assert_eq!(desk.tell(Event::Loaded), []);
+    assert_eq!(desk.join(2, B1, 0), [start(2, B1, 0)]);
+}

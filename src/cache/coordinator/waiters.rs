@@ -18,12 +18,13 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         if self.waiters.contains_key(&id) {
             return;
         }
+        if !self.planted.is(Bug::HitNotTouched) {
+            // Also while it is being removed: should it stay after all, it is one that was wanted just now.
+            self.ledger.touch(&waiter.key, now);
+        }
         if self.planted.is(Bug::ReadyDuringEviction) && self.ledger.get(&waiter.key).is_some()
             || self.ledger.is_present(&waiter.key)
         {
-            if !self.planted.is(Bug::HitNotTouched) {
-                self.ledger.touch(&waiter.key, now);
-            }
             out.push(Action::Ready { waiter: id, flight: None });
         } else if let Some(failure) = self.memory.recall(now, &waiter.key, &waiter.source) {
             out.push(Action::Refuse { waiter: id, why: Refusal::Remembered(failure) });

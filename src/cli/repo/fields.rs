@@ -59,7 +59,7 @@ pub struct RemoteFields {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     default_mirror: Option<bool>,
 
-    /// Let everyone pull with this repository's stored password
+    /// Let everyone pull without logging in, from a remote with its stored password too
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     anonymous_pull: Option<bool>,
 
@@ -70,6 +70,11 @@ pub struct RemoteFields {
     /// Another registry with the same content, asked when the upstream fails; may be repeated
     #[arg(long = "mirror", value_name = "URL")]
     mirrors: Vec<String>,
+
+    /// A tag that is there is not moved to another manifest
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "Settings of local repositories")]
+    immutable_tags: Option<bool>,
 }
 
 /// What `update` may say besides.
@@ -83,7 +88,7 @@ pub struct Changes {
     reset: Vec<String>,
 }
 
-const RESETTABLE: [&str; 13] = [
+const RESETTABLE: [&str; 14] = [
     "username",
     "password",
     "password_file",
@@ -97,6 +102,7 @@ const RESETTABLE: [&str; 13] = [
     "anonymous_pull",
     "allowed_hosts",
     "mirrors",
+    "immutable_tags",
 ];
 
 impl RemoteFields {
@@ -122,6 +128,7 @@ impl RemoteFields {
         let list = |items: Vec<String>| (!items.is_empty()).then(|| json!(items));
         put("allowed_hosts", list(self.allowed_hosts));
         put("mirrors", list(self.mirrors));
+        put("immutable_tags", self.immutable_tags.map(Value::Bool));
         Ok(map)
     }
 

@@ -225,6 +225,9 @@ fn table(repositories: &[Value]) -> Table<5> {
         if is("anonymous_pull") {
             notes.push("anonymous pull".to_owned());
         }
+        if is("immutable_tags") {
+            notes.push("immutable tags".to_owned());
+        }
         table.push([
             text(repository, "name").to_owned(),
             text(repository, "repo_type").to_owned(),

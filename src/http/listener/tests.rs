@@ -334,7 +334,7 @@ async fn the_admin_socket_is_for_its_owner_and_goes_with_its_server() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("admin.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket left behind"));
-    let listener = Listener::admin(&path).expect("a socket");
+    let listener = Listener::admin(&path).expect("a socket").expect("a path that is short enough");
     let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let fake = Fake::new();
@@ -349,6 +349,12 @@ async fn the_admin_socket_is_for_its_owner_and_goes_with_its_server() {
     };
     tokio::join!(serving, asking);
     assert!(!path.exists());
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_no_reason_not_to_serve() {
+    let directory = tempfile::tempdir().expect("a directory");
+    assert!(Listener::admin(&directory.path().join("a".repeat(110))).expect("no fault").is_none());
 }
 
 #[test]

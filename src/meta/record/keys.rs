@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use crate::names::{Digest, ImageName, RepositoryId, Tag};
+use crate::names::{AccountId, Digest, ImageName, ImagePattern, RepositoryId, Tag, UploadId};
 
 const NUL: u8 = 0;
 
@@ -46,6 +46,38 @@ impl RowKey for RepositoryId {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         u64::decode(bytes).map(Self)
+    }
+}
+
+impl RowKey for AccountId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        u64::decode(bytes).map(Self)
+    }
+}
+
+/// What an account may do with some images of a repository; number 0 is every repository.
+impl RowKey for (AccountId, RepositoryId, ImagePattern) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        self.1.encode(out);
+        out.extend(self.2.as_str().as_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (account, rest) = bytes.split_first_chunk::<8>()?;
+        let (repository, pattern) = rest.split_first_chunk::<8>()?;
+        let number = |bytes: &[u8; 8]| u64::from_be_bytes(*bytes);
+        Some((AccountId(number(account)), RepositoryId(number(repository)), parse(pattern)?))
+    }
+}
+
+impl Prefix<(AccountId, RepositoryId, ImagePattern)> for AccountId {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
     }
 }
 
@@ -99,7 +131,7 @@ impl<L: RowKey> Prefix<(RepositoryId, ImageName, L)> for (RepositoryId, ImageNam
 /// The n-th child of a document.
 impl RowKey for (Digest, u32) {
     fn encode(&self, out: &mut Vec<u8>) {
-        self.0.encode_prefix(out);
+        Prefix::<Self>::encode_prefix(&self.0, out);
         out.extend(self.1.to_be_bytes());
     }
 
@@ -117,6 +149,61 @@ impl Prefix<(Digest, u32)> for Digest {
     }
 }
 
+/// An image that holds a digest, found by the digest.
+impl RowKey for (Digest, RepositoryId, ImageName) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        Prefix::<Self>::encode_prefix(&self.0, out);
+        self.1.encode(out);
+        out.extend(self.2.as_str().as_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.iter().position(|&byte| byte == NUL)?;
+        let (repository, image) = bytes[end + 1..].split_first_chunk::<8>()?;
+        Some((parse(&bytes[..end])?, RepositoryId(u64::from_be_bytes(*repository)), parse(image)?))
+    }
+}
+
+impl Prefix<(Digest, RepositoryId, ImageName)> for Digest {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+        out.push(NUL);
+    }
+}
+
+/// Within an image: what a manifest is about, and that manifest.
+impl RowKey for (Digest, Digest) {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.0.encode(out);
+        out.push(NUL);
+        self.1.encode(out);
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.iter().position(|&byte| byte == NUL)?;
+        Some((parse(&bytes[..end])?, parse(&bytes[end + 1..])?))
+    }
+}
+
+impl Prefix<(RepositoryId, ImageName, (Digest, Digest))> for (RepositoryId, ImageName, Digest) {
+    fn encode_prefix(&self, out: &mut Vec<u8>) {
+        self.encode(out);
+        out.push(NUL);
+    }
+}
+
+impl RowKey for UploadId {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.node().to_be_bytes());
+        out.extend(self.random().to_be_bytes());
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (node, random) = bytes.split_first_chunk::<2>()?;
+        Some(Self::new(u16::from_be_bytes(*node), u128::from_be_bytes(random.try_into().ok()?)))
+    }
+}
+
 /// The name of a setting.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SettingKey(Cow<'static, str>);
@@ -130,6 +217,8 @@ impl SettingKey {
     pub const SCHEMA: Self = Self::new("schema");
     /// The number that the next repository gets.
     pub const NEXT_REPOSITORY_ID: Self = Self::new("next_repository_id");
+    /// The number that the next account gets.
+    pub const NEXT_ACCOUNT_ID: Self = Self::new("next_account_id");
 
     pub const fn new(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))

@@ -1,13 +1,15 @@
 //! Owns how rows and keys become bytes: version byte and JSON for rows, order-preserving bytes for keys.
 //! Must not know: the database, and what a row means.
 
+mod access;
 mod keys;
 mod rows;
 
+pub use access::{AccessTokenRow, AccountRow, GrantRow, ScopeRow};
 pub use keys::{Prefix, RowKey, SettingKey};
 pub use rows::{
-    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, LinkRow, PackageType, RepositoryRow,
-    RepositoryType, SettingRow, TagRow,
+    ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, HolderRow, LinkRow, PackageType,
+    ReferrerRow, RepositoryRow, RepositoryType, SessionRow, SettingRow, TagRow,
 };
 
 use serde::Serialize;

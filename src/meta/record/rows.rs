@@ -1,6 +1,7 @@
 //! Owns the fields of every row. A field is never given a new meaning; new ones come with a default.
 //! Must not know: who reads and writes which row, and when.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Row, SettingKey, VERSION, write_json};
 use crate::meta::Table;
-use crate::names::{Digest, ImageName, RepositoryId, RepositoryName, Tag};
+use crate::names::{Algorithm, Digest, ImageName, RepositoryId, RepositoryName, Tag, UploadId};
 
 /// Where a repository's content comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,9 @@ pub struct RepositoryRow {
     pub allowed_hosts: Vec<String>,
     #[serde(default)]
     pub mirrors: Vec<String>,
+    /// Of a local one: a tag that is there is not moved.
+    #[serde(default)]
+    pub immutable_tags: bool,
     pub created_ms: u64,
     /// Deleted or pointed elsewhere: unreachable, its rows are being removed.
     #[serde(default)]
@@ -183,6 +187,54 @@ impl Row for EdgeRow {
     type Key = (Digest, u32);
 }
 
+/// Beside the link of a pushed digest, found by the digest: by which images it is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderRow {
+    /// When it was last pushed, mounted, or named by a manifest that was: microseconds since 1970, never twice the
+    /// same. Who removes the link on what they saw of it requires that this has not changed.
+    pub stamp: u64,
+}
+
+impl Row for HolderRow {
+    const TABLE: Table = Table::Holder;
+    type Key = (Digest, RepositoryId, ImageName);
+}
+
+/// A manifest that is about another one: what the referrers listing says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferrerRow {
+    pub media_type: String,
+    pub size: u64,
+    pub artifact_type: Option<String>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Row for ReferrerRow {
+    const TABLE: Table = Table::Referrer;
+    /// The subject, and the manifest that is about it.
+    type Key = (RepositoryId, ImageName, (Digest, Digest));
+}
+
+/// An upload under way, so that it can go on after a restart. What came lies in the draft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRow {
+    #[serde(with = "repository_id")]
+    pub repository: RepositoryId,
+    #[serde(with = "text")]
+    pub image: ImageName,
+    pub draft: u64,
+    /// What the draft is hashed with.
+    #[serde(with = "text")]
+    pub algorithm: Algorithm,
+    pub used_ms: u64,
+}
+
+impl Row for SessionRow {
+    const TABLE: Table = Table::Session;
+    type Key = UploadId;
+}
+
 /// An unfinished download, so that it can go on after a restart. The key is the draft's number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DraftRow {
@@ -223,7 +275,7 @@ impl Row for SettingRow {
 }
 
 /// Names as their own text: a row with a malformed name does not decode.
-mod text {
+pub(super) mod text {
     use std::fmt::Display;
     use std::str::FromStr;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag};
+use crate::names::{AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Tag, UploadId};
 
 fn repositories() -> impl Strategy<Value = RepositoryId> {
     // Small numbers meet each other, large ones show a wrong byte order.
@@ -25,6 +25,10 @@ fn digests() -> impl Strategy<Value = Digest> {
     (any::<bool>(), 0..100_u8).prop_map(|(long, content)| {
         Digest::of(if long { Algorithm::Sha512 } else { Algorithm::Sha256 }, &[content])
     })
+}
+
+fn patterns() -> impl Strategy<Value = ImagePattern> {
+    "[a0]{0,2}\\*(/[ab]{1,2})?".prop_map(|text| text.parse().expect("legal"))
 }
 
 fn check<K: RowKey + Ord + Debug>(a: &K, b: &K) -> Result<(), TestCaseError> {
@@ -73,6 +77,36 @@ proptest! {
     }
 
     #[test]
+    fn keys_of_grants_sort_and_survive(
+        a in (0..300_u64, repositories(), patterns()),
+        b in (0..300_u64, repositories(), patterns()),
+    ) {
+        let key = |(account, repository, images)| (AccountId(account), repository, images);
+        let (a, b) = (key(a), key(b));
+        check(&a, &b)?;
+        check_prefix(&a.0, &b, &b.0)?;
+    }
+
+    #[test]
+    fn keys_of_holders_and_referrers_sort_and_survive(
+        a in (digests(), repositories(), images()),
+        b in (digests(), repositories(), images()),
+        c in (repositories(), images(), (digests(), digests())),
+        d in (repositories(), images(), (digests(), digests())),
+    ) {
+        check(&a, &b)?;
+        check_prefix(&a.0, &b, &b.0)?;
+        check(&c, &d)?;
+        let subject = |key: &(RepositoryId, ImageName, (Digest, Digest))| (key.0, key.1.clone(), key.2.0);
+        check_prefix(&subject(&c), &d, &subject(&d))?;
+    }
+
+    #[test]
+    fn keys_of_uploads_sort_and_survive(a: (u16, u128), b: (u16, u128)) {
+        check(&UploadId::new(a.0, a.1), &UploadId::new(b.0, b.1))?;
+    }
+
+    #[test]
     fn plain_keys_sort_and_survive(a: u64, b: u64, c in "[a-z_]{0,9}", d in "[a-z_]{0,9}") {
         check(&a, &b)?;
         check(&RepositoryId(a), &RepositoryId(b))?;
@@ -85,6 +119,10 @@ proptest! {
         let _ = <(RepositoryId, ImageName, Tag)>::decode(&bytes);
         let _ = <(RepositoryId, ImageName, Digest)>::decode(&bytes);
         let _ = <(Digest, u32)>::decode(&bytes);
+        let _ = <(AccountId, RepositoryId, ImagePattern)>::decode(&bytes);
+        let _ = <(Digest, RepositoryId, ImageName)>::decode(&bytes);
+        let _ = <(Digest, Digest)>::decode(&bytes);
+        let _ = UploadId::decode(&bytes);
         let _ = DocumentRow::decode(&bytes);
         let _ = TagRow::decode(&bytes);
     }
@@ -123,5 +161,9 @@ fn what_is_printed_of_a_repository_holds_no_secret() {
         "remote_url":"https://me:s3cret@example.com","password":"s3cret"}"#;
     let row = RepositoryRow::decode(&[&[VERSION], &json[..]].concat()).expect("a row with defaults");
     assert_eq!(row.password.as_deref(), Some("s3cret"));
+    assert!(!format!("{row:?}").contains("s3cret"));
+    let json = br#"{"name":"ada","password":"s3cret","created_ms":1}"#;
+    let row = AccountRow::decode(&[&[VERSION], &json[..]].concat()).expect("a row with defaults");
+    assert_eq!((row.password.as_str(), row.admin, row.disabled), ("s3cret", false, false));
     assert!(!format!("{row:?}").contains("s3cret"));
 }

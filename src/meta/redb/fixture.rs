@@ -8,13 +8,18 @@ use serde_json::json;
 
 use super::{Options, RedbMeta};
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability, EdgeRow, LinkRow, Meta,
-    MetaExt, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow, TagRow,
+    AccessTokenRow, AccountRow, Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability,
+    EdgeRow, GrantRow, HolderRow, LinkRow, Meta, MetaExt, PackageType, ReferrerRow, RepositoryRow,
+    RepositoryType, ScopeRow, SessionRow, SettingKey, SettingRow, Table, TagRow,
 };
-use crate::names::{Algorithm, Digest, ImageName, RepositoryId, Tag};
+use crate::names::{
+    AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Role, Tag, UploadId,
+};
 
 const REMOTE: RepositoryId = RepositoryId(1);
 const LOCAL: RepositoryId = RepositoryId(2);
+const ADA: AccountId = AccountId(1);
+const UPLOAD: UploadId = UploadId::new(1, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const NEXT: SettingKey = SettingKey::NEXT_REPOSITORY_ID;
 
 fn fixture(schema: u32) -> PathBuf {
@@ -56,6 +61,7 @@ fn remote() -> RepositoryRow {
         anonymous_pull: true,
         allowed_hosts: vec!["auth.docker.io".to_owned()],
         mirrors: vec!["https://mirror.example.com".to_owned()],
+        immutable_tags: false,
         created_ms: 1_700_000_000_000,
         retired: false,
     }
@@ -79,6 +85,7 @@ fn local() -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
+        immutable_tags: true,
         retired: true,
         ..remote()
     }
@@ -114,6 +121,29 @@ fn edge() -> EdgeRow {
     EdgeRow { child: layer(), size: 5, media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned() }
 }
 
+fn holder() -> HolderRow {
+    HolderRow { stamp: 1_700_000_000_005_000 }
+}
+
+fn referrer() -> ReferrerRow {
+    ReferrerRow {
+        media_type: document().media_type,
+        size: 13,
+        artifact_type: Some("application/vnd.example.sbom.v1".to_owned()),
+        annotations: [("org.example.author".to_owned(), "somebody".to_owned())].into(),
+    }
+}
+
+fn session() -> SessionRow {
+    SessionRow {
+        repository: LOCAL,
+        image: image(),
+        draft: 78,
+        algorithm: Algorithm::Sha512,
+        used_ms: 1_700_000_000_006,
+    }
+}
+
 fn draft() -> DraftRow {
     DraftRow {
         digest: layer(),
@@ -121,6 +151,34 @@ fn draft() -> DraftRow {
         sources: vec![DraftSource { repository: REMOTE, image: image() }],
         checkpoints: vec![(2, Digest::of(Algorithm::Sha512, b"la").to_string())],
         created_ms: 1_700_000_000_004,
+    }
+}
+
+fn account() -> AccountRow {
+    AccountRow {
+        name: "ada".parse().expect("legal"),
+        password: "$argon2id$not-a-hash".to_owned(),
+        admin: true,
+        disabled: true,
+        created_ms: 1_700_000_000_005,
+    }
+}
+
+fn pattern() -> ImagePattern {
+    "team/*".parse().expect("legal")
+}
+
+fn grant() -> GrantRow {
+    GrantRow { role: Role::Delete }
+}
+
+fn access_token() -> AccessTokenRow {
+    AccessTokenRow {
+        name: "ci".to_owned(),
+        account: Some(1),
+        scopes: vec![ScopeRow { repository: 2, images: pattern(), role: Role::Write }],
+        created_ms: 1_700_000_000_006,
+        expires_ms: Some(1_800_000_000_000),
     }
 }
 
@@ -136,7 +194,13 @@ fn everything() -> Batch {
         .put(&manifest(), &document())
         .put(&(REMOTE, image(), tag()), &tag_row())
         .put(&(manifest(), 0), &edge())
+        .put(&(layer(), LOCAL, image()), &holder())
+        .put(&(LOCAL, image(), (layer(), manifest())), &referrer())
         .put(&77, &draft())
+        .put(&ADA, &account())
+        .put(&(ADA, LOCAL, pattern()), &grant())
+        .put(&layer(), &access_token())
+        .put(&UPLOAD, &session())
         .put(&NEXT, &SettingRow { value: json!(3) });
     batch
 }
@@ -178,6 +242,30 @@ async fn the_file_of_schema_1_is_read() {
     assert_eq!(meta.get(&manifest()).expect("a row"), Some(document()));
     assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
     assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
+    assert_eq!(meta.get(&(layer(), LOCAL, image())).expect("a row"), Some(holder()));
+    let about = meta.scan::<ReferrerRow>(&(LOCAL, image(), layer()), None, 10).expect("rows");
+    assert_eq!(about, [((LOCAL, image(), (layer(), manifest())), referrer())]);
     assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
+    assert_eq!(meta.get(&ADA).expect("a row"), Some(account()));
+    assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("rows"), [((ADA, LOCAL, pattern()), grant())]);
+    assert_eq!(meta.get(&layer()).expect("a row"), Some(access_token()));
+    assert_eq!(meta.get(&UPLOAD).expect("a row"), Some(session()));
     assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
+}
+
+/// Tables were added while the schema stayed the same: a file from before them was refused as damaged.
+#[tokio::test]
+async fn a_file_from_before_a_table_gets_the_table() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("meta.redb");
+    let (meta, _) = RedbMeta::open(&path, Options::default()).expect("a new store");
+    meta.close().await.expect("closed");
+    let database = redb::Database::open(&path).expect("opens");
+    let transaction = database.begin_write().expect("a transaction");
+    transaction.delete_table(super::definition(Table::Grant)).expect("was there");
+    transaction.commit().expect("committed");
+    drop(database);
+    let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
+    assert!(!opened.created);
+    assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("a table"), []);
 }

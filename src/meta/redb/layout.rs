@@ -41,6 +41,10 @@ pub(super) fn begin(database: &Database, created: bool) -> Result<(Opened, u64),
 
     let mut transaction = database.begin_write().map_err(read_error)?;
     transaction.set_quick_repair(true);
+    // A file of the same schema may come from before a table was thought of.
+    for table in Table::ALL {
+        transaction.open_table(definition(table)).map_err(read_error)?;
+    }
     put(&transaction, &SettingKey::SCHEMA, SCHEMA)?;
     put(&transaction, &SettingKey::EPOCH, epoch)?;
     put(&transaction, &SettingKey::CLEAN, false)?;

@@ -1,7 +1,7 @@
 //! Owns the shipped Dockerfile and compose file, run for real. Must not know: the server's insides.
 
 use crate::clients::Client;
-use crate::front::{CDN, REGISTRY, TOKEN_SERVER};
+use crate::front::{CDN, REGISTRY, TOKEN_SERVER, Weather};
 use crate::images::Family;
 use crate::process::{Run, run};
 use crate::sandbox::UPSTREAM_IP;
@@ -97,8 +97,10 @@ fn pull_through(world: &mut World) -> Outcome {
 /// `make check-remote-pull` as a person calls it, against what runs at the moment: the composed stack, or a
 /// server with its data in a directory.
 fn check_remote_pull(world: &World, data: Option<&Path>) -> Outcome {
-    let image = world.maker.image(Family::Docker, &[1024, 4 << 20]);
+    // A line as people have it, so that the second pull has something to be faster than.
+    let image = world.maker.image(Family::Docker, &[1024, 40 << 20]);
     world.upstream.publish("team/checked", "1", &image)?;
+    world.front.set(Weather::Slow(10 << 20));
     let mut check = run("bash").arg(world.source.join("ops/check-remote-pull.sh"));
     check = check.env("UPSTREAM", REMOTE).env("IMAGES", "team/checked:1").env("CERTS_DIR", world.certs());
     if let Some(data) = data {
@@ -107,7 +109,17 @@ fn check_remote_pull(world: &World, data: Option<&Path>) -> Outcome {
     let said = check.success()?;
     let shown = said.contains("team/checked:1") && said.contains("bytes in all");
     ensure!(shown, "check-remote-pull does not show times and storage:\n{said}");
-    said.lines().filter(|line| line.contains("team/checked") || line.contains("in all")).for_each(step);
+    world.front.set(Weather::Fair);
+    said.lines().for_each(step);
+    let times: Vec<f64> = said
+        .lines()
+        .find(|line| line.starts_with("team/checked"))
+        .map(|line| line.split_whitespace().filter_map(|word| word.parse().ok()).collect())
+        .unwrap_or_default();
+    ensure!(
+        matches!(times[..], [first, second] if second < first),
+        "the second pull was not faster:\n{said}"
+    );
     Ok(())
 }
 

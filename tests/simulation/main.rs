@@ -1,32 +1,31 @@
 //! The production coordinator in a simulated world: random schedules, exhaustive searches of small worlds, and the
-//! proof that the schedules find what is wrong. `SIM_SEED=<n>` replays one schedule, `SIM_SCHEDULES=<n>` sets how many are run.
+//! proof that the schedules find what is wrong. `SIM_SEED=<n>` replays one schedule, `SIM_SCHEDULES=<n>` sets how many
+//! are run, `SIM_BASE=<n>` with which seed they begin.
 
-#[path = "simulation/model.rs"]
+mod choice;
 mod model;
-#[path = "simulation/names.rs"]
 mod names;
-#[path = "simulation/prng.rs"]
 mod prng;
-#[path = "simulation/search.rs"]
 mod search;
-#[path = "simulation/swarm.rs"]
 mod swarm;
-#[path = "simulation/world.rs"]
 mod world;
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use binaryrepo::cache::{Bug, Failure, Limits};
 
+use crate::choice::{KINDS, Kind};
 use crate::swarm::Finding;
-use crate::world::{KINDS, Kind, Rules};
+use crate::world::Rules;
 
 const SCHEDULES: u64 = 100_000;
 /// Within so many schedules each planted bug must show.
-const SCHEDULES_PER_BUG: u64 = 20_000;
+const SCHEDULES_PER_BUG: u64 = SCHEDULES;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how long it took is told, and nothing depends on it")]
 fn random_schedules_find_nothing() {
     if let Some(seed) = number("SIM_SEED") {
         if let Err(finding) = swarm::run(seed, None) {
@@ -35,16 +34,22 @@ fn random_schedules_find_nothing() {
         return;
     }
     let schedules = number("SIM_SCHEDULES").unwrap_or(SCHEDULES);
-    if let Some((_, finding)) = first_finding(schedules, None) {
+    let base = number("SIM_BASE").unwrap_or(0);
+    println!(
+        "{schedules} schedules, seeds from {base}; the same again: SIM_BASE={base} SIM_SCHEDULES={schedules}"
+    );
+    let started = std::time::Instant::now();
+    if let Some((_, finding)) = first_finding(base, schedules, None) {
         panic!("{finding}");
     }
+    println!("{schedules} schedules in {:.0} s", started.elapsed().as_secs_f64());
 }
 
 #[test]
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in Bug::ALL {
-        match first_finding(SCHEDULES_PER_BUG, Some(bug)) {
+        match first_finding(0, SCHEDULES_PER_BUG, Some(bug)) {
             Some((schedules, finding)) => println!("{bug:?}: after {schedules} schedules: {}", finding.what),
             None => missed.push(bug),
         }
@@ -62,22 +67,24 @@ fn a_small_world_is_searched_exhaustively() {
     }
 }
 
-/// Runs seeds on all cores until one fails. A panic of the coordinator counts as a finding.
-fn first_finding(schedules: u64, bug: Option<Bug>) -> Option<(u64, Finding)> {
+/// Runs seeds on all cores until one fails, and says at which that was. All before it have passed by then. A panic of
+/// the coordinator counts as a finding.
+fn first_finding(base: u64, schedules: u64, bug: Option<Bug>) -> Option<(u64, Finding)> {
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     let work = || {
         while !stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= schedules {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= schedules {
                 break;
             }
+            let seed = base.wrapping_add(number);
             let outcome = catch_unwind(AssertUnwindSafe(|| swarm::run(seed, bug)));
             let what = "the coordinator panicked".to_owned();
             let outcome = outcome.unwrap_or_else(|_| Err(Finding { seed, what, trace: Vec::new() }));
             if let Err(finding) = outcome {
                 stop.store(true, Ordering::Relaxed);
-                return Some((seed + 1, finding));
+                return Some((number + 1, finding));
             }
         }
         None
@@ -91,7 +98,7 @@ fn first_finding(schedules: u64, bug: Option<Bug>) -> Option<(u64, Finding)> {
 }
 
 /// Two keys, and each time another few of the things that may happen, in every order.
-fn small_worlds() -> [(&'static str, Rules); 4] {
+fn small_worlds() -> [(&'static str, Rules); 5] {
     let world = |failures: &[Failure], few: &[(Kind, u32)]| {
         let mut budget = [0; KINDS];
         UNDER_WAY.iter().for_each(|kind| budget[*kind as usize] = u32::MAX);
@@ -104,7 +111,19 @@ fn small_worlds() -> [(&'static str, Rules); 4] {
             low_mark_percent: 50,
         };
         let failures = failures.to_vec();
-        Rules { blobs: 2, documents: 0, sources: 2, limits, spaces: vec![8], failures, waits: vec![], budget }
+        let none = BTreeSet::new;
+        Rules {
+            blobs: 2,
+            documents: 0,
+            sources: 2,
+            files: none(),
+            rows: none(),
+            limits,
+            spaces: vec![8],
+            failures,
+            waits: vec![],
+            budget,
+        }
     };
     let clients = [(Kind::Join, 3), (Kind::Leave, 1), (Kind::Fail, 2)];
     let pushes = [(Kind::Join, 2), (Kind::Fail, 1), (Kind::Push, 1), (Kind::Abandon, 1), (Kind::Collect, 1)];
@@ -118,20 +137,41 @@ fn small_worlds() -> [(&'static str, Rules); 4] {
         waits: vec![names::PATIENCE_MS, 3_000],
         ..world(&[Failure::Transport], &late)
     };
+    let start = [
+        (Kind::Join, 1),
+        (Kind::SweepFails, 1),
+        (Kind::Push, 1),
+        (Kind::Unpin, 1),
+        (Kind::Vanish, 1),
+        (Kind::Restart, 1),
+    ];
+    let starts = Rules {
+        blobs: 1,
+        sources: 1,
+        files: [0].into(),
+        rows: [0].into(),
+        spaces: vec![2],
+        ..world(&[], &start)
+    };
     [
         ("clients", world(&[Failure::NotFound, Failure::Died], &clients)),
         ("pushes", world(&[Failure::NoSpace], &pushes)),
         ("losses", world(&[], &losses)),
         ("patience", patience),
+        ("starts", starts),
     ]
 }
 
 /// What has begun may always go on.
-const UNDER_WAY: [Kind; 8] = [
+const UNDER_WAY: [Kind; 12] = [
     Kind::Open,
     Kind::Head,
     Kind::Finish,
-    Kind::Deliver,
+    Kind::FillReports,
+    Kind::SweepReports,
+    Kind::PushReports,
+    Kind::ClientReports,
+    Kind::ScanReports,
     Kind::Sweep,
     Kind::Publish,
     Kind::Commit,

@@ -1,134 +1,17 @@
 //! Owns what surrounds the coordinator: a disk, clients, fills, sweeps, pushes, and reports that are still under way.
 //! Each choice is one thing that may happen next. The coordinator in the middle is the production one.
 
+mod choices;
+mod rest;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use binaryrepo::cache::{
-    Action, Bug, ClaimId, Coordinator, Event, Failure, FlightId, Key, Lane, Limits, WaiterId,
-};
+use binaryrepo::cache::{Action, Bug, ClaimId, Coordinator, Event, Failure, FlightId, Limits, WaiterId};
 use binaryrepo::clock::Millis;
 
+use crate::choice::{Choice, KINDS, Sender};
 use crate::model::{Model, Said, Told};
 use crate::names::{LOCAL, NEGATIVE_MS, Name, PATIENCE_MS, Via, size_of};
-
-/// One thing that may happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Choice {
-    Join {
-        key: Name,
-        via: Via,
-        patient: bool,
-    },
-    Leave(WaiterId),
-    /// A client that was told Ready opens the file, perhaps much later.
-    Open(WaiterId),
-    Head {
-        flight: FlightId,
-        sized: bool,
-    },
-    Finish(FlightId),
-    Fail(FlightId, Failure),
-    Deliver(Sender),
-    Resend(usize),
-    Sweep {
-        blob: u8,
-        works: bool,
-    },
-    Push {
-        blob: u8,
-        pinned: bool,
-    },
-    /// The pushed bytes get their name.
-    Publish(ClaimId),
-    /// The row is durable, and the client has its 201.
-    Commit(ClaimId),
-    Abandon(ClaimId),
-    Unpin(u8),
-    Collect(u8),
-    Touch(u8),
-    /// A file disappears behind our back.
-    Vanish(u8),
-    Space(u64),
-    Share {
-        upstream: u64,
-        limit: Option<u64>,
-    },
-    Wait(u64),
-    Tick,
-    Restart,
-    /// The boot scan comes one file further, or to its end.
-    Scan,
-}
-
-/// Kinds of choices, for weights and budgets.
-#[derive(Clone, Copy, Debug)]
-pub enum Kind {
-    Join,
-    Leave,
-    Open,
-    Head,
-    Finish,
-    Fail,
-    Deliver,
-    Resend,
-    Sweep,
-    SweepFails,
-    Push,
-    Publish,
-    Commit,
-    Abandon,
-    Unpin,
-    Collect,
-    Touch,
-    Vanish,
-    Limit,
-    Wait,
-    Tick,
-    Restart,
-    Scan,
-}
-
-pub const KINDS: usize = Kind::Scan as usize + 1;
-
-impl Choice {
-    pub fn kind(&self) -> usize {
-        let kind = match self {
-            Self::Join { .. } => Kind::Join,
-            Self::Leave(_) => Kind::Leave,
-            Self::Open(_) => Kind::Open,
-            Self::Head { .. } => Kind::Head,
-            Self::Finish(_) => Kind::Finish,
-            Self::Fail(..) => Kind::Fail,
-            Self::Deliver(_) => Kind::Deliver,
-            Self::Resend(_) => Kind::Resend,
-            Self::Sweep { works: true, .. } => Kind::Sweep,
-            Self::Sweep { works: false, .. } => Kind::SweepFails,
-            Self::Push { .. } => Kind::Push,
-            Self::Publish(_) => Kind::Publish,
-            Self::Commit(_) => Kind::Commit,
-            Self::Abandon(_) => Kind::Abandon,
-            Self::Unpin(_) => Kind::Unpin,
-            Self::Collect(_) => Kind::Collect,
-            Self::Touch(_) => Kind::Touch,
-            Self::Vanish(_) => Kind::Vanish,
-            Self::Space(_) | Self::Share { .. } => Kind::Limit,
-            Self::Wait(_) => Kind::Wait,
-            Self::Tick => Kind::Tick,
-            Self::Restart => Kind::Restart,
-            Self::Scan => Kind::Scan,
-        };
-        kind as usize
-    }
-}
-
-/// Whose reports arrive in the order in which they were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Sender {
-    Fill(FlightId),
-    Sweep(u8),
-    Push(ClaimId),
-    Client(WaiterId),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Fill {
@@ -158,6 +41,9 @@ pub struct Rules {
     pub blobs: u8,
     pub documents: u8,
     pub sources: u8,
+    /// What an earlier run left: files, and rows of pushed blobs.
+    pub files: BTreeSet<u8>,
+    pub rows: BTreeSet<u8>,
     pub limits: Limits,
     pub spaces: Vec<u64>,
     pub failures: Vec<Failure>,
@@ -178,6 +64,8 @@ pub struct World {
     promised: BTreeSet<u8>,
     /// Disappeared behind our back, and nobody has removed the entry yet.
     vanished: BTreeSet<u8>,
+    /// Promised, and known to have disappeared: a start has raised the alarm.
+    mourned: BTreeSet<u8>,
     fills: BTreeMap<FlightId, Fill>,
     sweeps: BTreeSet<u8>,
     pushes: BTreeMap<ClaimId, Push>,
@@ -195,9 +83,10 @@ impl World {
             now: Millis(1_000),
             machine: machine(rules.limits, bug),
             model: Model::new(rules.limits),
-            disk: BTreeSet::new(),
-            promised: BTreeSet::new(),
+            disk: rules.files.clone(),
+            promised: rules.rows.clone(),
             vanished: BTreeSet::new(),
+            mourned: BTreeSet::new(),
             fills: BTreeMap::new(),
             sweeps: BTreeSet::new(),
             pushes: BTreeMap::new(),
@@ -213,125 +102,18 @@ impl World {
         Ok(world)
     }
 
-    /// Everything that may happen now.
-    pub fn choices(&self, into: &mut Vec<Choice>) {
-        into.clear();
-        self.choices_of_clients(into);
-        self.choices_of_fills(into);
-        self.choices_of_files(into);
-        self.choices_of_pushes(into);
-        self.choices_of_the_house(into);
-        into.retain(|choice| self.rules.budget[choice.kind()] > 0);
-    }
-
-    /// None of these choices goes on with what is under way: only something new, or time, could change anything.
-    pub fn is_quiet(&self, choices: &[Choice]) -> bool {
-        choices.iter().all(|choice| self.rules.budget[choice.kind()] != u32::MAX)
-    }
-
     pub fn apply(&mut self, choice: Choice) -> Result<(), String> {
         let budget = &mut self.rules.budget[choice.kind()];
         if *budget != u32::MAX {
             *budget -= 1;
         }
         self.happen(choice)?;
-        match self.promised.iter().find(|blob| !self.disk.contains(blob) && !self.vanished.contains(blob)) {
+        let somewhere =
+            |blob: &&u8| [&self.disk, &self.vanished, &self.mourned].iter().any(|all| all.contains(blob));
+        match self.promised.iter().find(|blob| !somewhere(blob)) {
             Some(blob) => Err(format!("pushed blob {blob} is lost")),
             None => Ok(()),
         }
-    }
-
-    /// Lets everything that is under way come to its end, then looks whether all is well.
-    pub fn come_to_rest(&mut self) -> Result<(), String> {
-        for _ in 0..5_000 {
-            match self.next_to_rest() {
-                Some(choice) => self.happen(choice)?,
-                None if self.report_vanished()? => {}
-                None => match self.machine.next_wakeup() {
-                    Some(at) => {
-                        self.now = self.now.max(at);
-                        self.tell(Event::Tick)?;
-                    }
-                    None => return self.judge_rest(),
-                },
-            }
-        }
-        Err(format!("does not come to rest; next is {:?}", self.next_to_rest()))
-    }
-
-    fn choices_of_clients(&self, into: &mut Vec<Choice>) {
-        let blobs = (0..self.rules.blobs).map(Name::Blob);
-        for key in blobs.chain((0..self.rules.documents).map(Name::Document)) {
-            for via in (0..self.rules.sources).map(Via) {
-                into.push(Choice::Join { key, via, patient: true });
-                if !self.rules.waits.is_empty() {
-                    into.push(Choice::Join { key, via, patient: false });
-                }
-            }
-        }
-        for (id, client) in &self.clients {
-            into.push(if client.ready { Choice::Open(*id) } else { Choice::Leave(*id) });
-        }
-    }
-
-    fn choices_of_fills(&self, into: &mut Vec<Choice>) {
-        for (flight, fill) in &self.fills {
-            let flight = *flight;
-            if fill.cancelled {
-                into.push(Choice::Fail(flight, Failure::Died));
-                continue;
-            }
-            if fill.key.lane() == Lane::Content && !fill.head_sent {
-                into.extend([true, false].map(|sized| Choice::Head { flight, sized }));
-            } else if fill.key.lane() == Lane::Pointer || fill.admitted {
-                into.push(Choice::Finish(flight));
-            }
-            into.extend(self.rules.failures.iter().map(|failure| Choice::Fail(flight, *failure)));
-        }
-    }
-
-    fn choices_of_files(&self, into: &mut Vec<Choice>) {
-        for blob in 0..self.rules.blobs {
-            into.extend([Choice::Collect(blob), Choice::Touch(blob)]);
-            if self.sweeps.contains(&blob) {
-                into.extend([true, false].map(|works| Choice::Sweep { blob, works }));
-            }
-            if self.disk.contains(&blob) && !self.is_being_pushed(blob) {
-                into.push(Choice::Vanish(blob));
-            }
-            if self.promised.contains(&blob)
-                && !self.is_being_pushed(blob)
-                && self.model.is_present(Name::Blob(blob))
-            {
-                into.push(Choice::Unpin(blob));
-            }
-        }
-    }
-
-    fn choices_of_pushes(&self, into: &mut Vec<Choice>) {
-        for blob in 0..self.rules.blobs {
-            into.extend([true, false].map(|pinned| Choice::Push { blob, pinned }));
-        }
-        for (claim, push) in &self.pushes {
-            if !push.published {
-                into.push(Choice::Abandon(*claim));
-            }
-            if push.granted {
-                into.push(if push.published { Choice::Commit(*claim) } else { Choice::Publish(*claim) });
-            }
-        }
-    }
-
-    fn choices_of_the_house(&self, into: &mut Vec<Choice>) {
-        into.extend(self.mail.keys().map(|sender| Choice::Deliver(*sender)));
-        into.extend((0..self.history.len()).map(Choice::Resend));
-        into.extend(self.rules.spaces.iter().map(|limit| Choice::Space(*limit)));
-        for upstream in [0, 1] {
-            into.extend([None, Some(9)].map(|limit| Choice::Share { upstream, limit }));
-        }
-        into.extend(self.rules.waits.iter().map(|ms| Choice::Wait(*ms)));
-        into.extend([Choice::Tick, Choice::Restart]);
-        into.extend(self.scan.iter().map(|_| Choice::Scan));
     }
 
     fn happen(&mut self, choice: Choice) -> Result<(), String> {
@@ -398,7 +180,10 @@ impl World {
             }
             Choice::Tick => self.tell(Event::Tick),
             Choice::Restart => self.boot(),
-            Choice::Scan => self.scan_one(),
+            Choice::Scan => {
+                self.scan_one();
+                Ok(())
+            }
         }
     }
 
@@ -447,7 +232,9 @@ impl World {
     fn sweep(&mut self, blob: u8, works: bool) {
         self.sweeps.remove(&blob);
         let key = Name::Blob(blob);
-        let report = if works && !self.promised.contains(&blob) {
+        let report = if self.promised.contains(&blob) {
+            Event::EvictRefused { key }
+        } else if works {
             self.disk.remove(&blob);
             self.vanished.remove(&blob);
             Event::EvictDone { key }
@@ -498,29 +285,23 @@ impl World {
         self.mail.clear();
         self.history.clear();
         self.vanished.clear();
-        self.promised.retain(|blob| self.disk.contains(blob));
+        self.mourned = self.promised.difference(&self.disk).copied().collect();
         self.scan = Some(self.disk.clone());
         let limit = self.rules.spaces[0];
         self.tell(Event::Space { limit })
     }
 
-    fn scan_one(&mut self) -> Result<(), String> {
+    /// Looks at one file. What it saw is told later, when it may not be so any more.
+    fn scan_one(&mut self) {
         let Some(blob) = self.scan.as_mut().and_then(BTreeSet::pop_first) else {
             self.scan = None;
-            return self.tell(Event::Loaded);
+            return self.send(Sender::Scan, Event::Loaded);
         };
-        if !self.disk.contains(&blob) {
-            let told = self.model.copies.contains_key(&Name::Blob(blob));
-            let added = |event: &Told| matches!(event, Event::Added { key, .. } if *key == Name::Blob(blob));
-            if !told && !self.mail.values().flatten().any(added) {
-                // A row without its file: the scan raises the alarm and drops the promise.
-                self.promised.remove(&blob);
-            }
-            return Ok(());
+        if self.disk.contains(&blob) {
+            let pinned = self.promised.contains(&blob);
+            let (key, used) = (Name::Blob(blob), u64::from(blob) * 7 % 5);
+            self.send(Sender::Scan, Event::Load { key, upstream: 0, size: size_of(blob), used, pinned });
         }
-        let pinned = self.promised.contains(&blob);
-        let used = u64::from(blob) * 7 % 5;
-        self.tell(Event::Load { key: Name::Blob(blob), upstream: 0, size: size_of(blob), used, pinned })
     }
 
     /// One step of the coordinator, held against the model, and its actions done.
@@ -569,66 +350,6 @@ impl World {
         }
     }
 
-    fn next_to_rest(&self) -> Option<Choice> {
-        let deliver = self.mail.keys().next().map(|sender| Choice::Deliver(*sender));
-        let sweep = || self.sweeps.first().map(|blob| Choice::Sweep { blob: *blob, works: true });
-        let push = || {
-            let (claim, push) = self.pushes.iter().find(|(_, push)| push.granted)?;
-            Some(if push.published { Choice::Commit(*claim) } else { Choice::Publish(*claim) })
-        };
-        let open = || self.clients.iter().find(|(_, client)| client.ready).map(|(id, _)| Choice::Open(*id));
-        let scan = || self.scan.as_ref().map(|_| Choice::Scan);
-        deliver.or_else(sweep).or_else(push).or_else(open).or_else(|| self.fill_to_rest()).or_else(scan)
-    }
-
-    fn fill_to_rest(&self) -> Option<Choice> {
-        self.fills.iter().find_map(|(flight, fill)| {
-            let flight = *flight;
-            match fill {
-                Fill { cancelled: true, .. } => Some(Choice::Fail(flight, Failure::Died)),
-                Fill { key: Name::Document(_), .. } | Fill { admitted: true, .. } => {
-                    Some(Choice::Finish(flight))
-                }
-                Fill { head_sent: false, .. } => Some(Choice::Head { flight, sized: true }),
-                Fill { .. } => None,
-            }
-        })
-    }
-
-    /// Somebody comes upon a file that is not there. True if there was one to come upon.
-    fn report_vanished(&mut self) -> Result<bool, String> {
-        // What was gone before it was ever loaded, nobody here can miss.
-        self.vanished.retain(|blob| self.model.copies.contains_key(&Name::Blob(*blob)));
-        self.promised.retain(|blob| self.disk.contains(blob) || self.vanished.contains(blob));
-        let Some(blob) = self.vanished.difference(&self.promised).next().copied() else { return Ok(false) };
-        self.tell(Event::Lost { key: Name::Blob(blob) })?;
-        if self.sweeps.contains(&blob) { Ok(true) } else { Err(format!("lost blob {blob} is left as it is")) }
-    }
-
-    fn judge_rest(&self) -> Result<(), String> {
-        let counts = self.machine.counts();
-        let left = [counts.flights, counts.queued, counts.waiters, self.clients.len(), self.fills.len()];
-        let claims = self.model.claims.len() + self.pushes.len();
-        if left != [0; 5] || claims > 0 || counts.reserved_bytes > 0 || counts.evicting_bytes > 0 {
-            return Err(format!("at rest something is left over: {left:?}, {claims} claims, {counts:?}"));
-        }
-        let entries: BTreeSet<_> = self.model.copies.keys().copied().collect();
-        let files: BTreeSet<_> = self.disk.union(&self.vanished).map(|blob| Name::Blob(*blob)).collect();
-        if entries != files {
-            return Err(format!("at rest the files are {files:?}, the entries {entries:?}"));
-        }
-        let order: Vec<_> = self.machine.eviction_order().map(|(key, used)| (used, *key)).collect();
-        let free = self.model.copies.iter().filter(|(_, copy)| !copy.pinned);
-        let expected: BTreeSet<_> = free.map(|(key, copy)| (copy.used, *key)).collect();
-        if !order.iter().eq(expected.iter()) {
-            return Err(format!("at rest the order of eviction is {order:?} instead of {expected:?}"));
-        }
-        if !self.model.limits_are_kept() {
-            return Err(format!("at rest a limit is exceeded: {counts:?}"));
-        }
-        Ok(())
-    }
-
     fn is_being_pushed(&self, blob: u8) -> bool {
         let pushing = self.pushes.values().any(|push| push.blob == blob);
         pushing || self.model.claims.values().any(|(key, _)| *key == Name::Blob(blob))
@@ -637,6 +358,7 @@ impl World {
     fn appear(&mut self, blob: u8) {
         self.disk.insert(blob);
         self.vanished.remove(&blob);
+        self.mourned.remove(&blob);
     }
 
     fn send(&mut self, sender: Sender, event: Told) {

@@ -1,0 +1,133 @@
+//! Owns reading the bodies of pushes: a small one whole, a large one piece by piece into an upload, an unwanted one
+//! only so far that the client hears the answer.
+//! Must not know: what the bytes are, how a pace is kept.
+
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use http_body::Body;
+use http_body_util::BodyExt as _;
+
+use super::wire::{Code, WireError};
+use crate::engine::{MAX_MANIFEST, Upload};
+
+/// While a piece is being written the next one gathers, up to this.
+const GATHER: usize = 1 << 20;
+/// What is read of a body that nobody wants: a client that still sends does not hear why it was refused.
+const DRAIN: u64 = 1 << 20;
+
+/// Why a body was not read to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyFault {
+    #[error("the body comes too slowly")]
+    TooSlow,
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// The body of a request.
+pub trait Incoming: Body<Data = Bytes, Error = BodyFault> + Send + Unpin {}
+
+impl<B: Body<Data = Bytes, Error = BodyFault> + Send + Unpin> Incoming for B {}
+
+impl From<BodyFault> for WireError {
+    /// The upload keeps what came.
+    fn from(fault: BodyFault) -> Self {
+        let status = match fault {
+            BodyFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            BodyFault::Broken => StatusCode::BAD_REQUEST,
+        };
+        Self::new(Code::BlobUploadInvalid, fault.to_string()).with_status(status)
+    }
+}
+
+/// How many bytes the client has announced.
+pub fn announced(body: &impl Incoming) -> Option<u64> {
+    body.size_hint().exact()
+}
+
+/// A manifest's bytes. One that says beforehand that it is too long is not read at all.
+pub async fn manifest(body: &mut impl Incoming) -> Result<Bytes, WireError> {
+    let too_long = || {
+        let message = format!("a manifest has at most {MAX_MANIFEST} bytes");
+        WireError::new(Code::ManifestInvalid, message).with_status(StatusCode::PAYLOAD_TOO_LARGE)
+    };
+    if body.size_hint().lower() > MAX_MANIFEST as u64 {
+        return Err(too_long());
+    }
+    let mut whole = BytesMut::new();
+    while let Some(piece) = next(body).await? {
+        if piece.len() > MAX_MANIFEST - whole.len() {
+            return Err(too_long());
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole.freeze())
+}
+
+/// Appends all of a body to an upload: writes and hashes one piece while the next one comes.
+pub async fn append(body: &mut impl Incoming, upload: &mut Upload) -> Result<u64, WireError> {
+    let mut total = 0;
+    let mut pieces: Vec<Bytes> = next(body).await?.into_iter().collect();
+    while !pieces.is_empty() {
+        total += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let mut gathered = Vec::new();
+        let mut size = 0;
+        let mut ended = false;
+        {
+            let mut writing = pin!(upload.append(std::mem::take(&mut pieces)));
+            loop {
+                tokio::select! {
+                    biased;
+                    written = writing.as_mut() => break written?,
+                    piece = next(body), if !ended && size < GATHER => match piece? {
+                        Some(piece) => {
+                            size += piece.len();
+                            gathered.push(piece);
+                        }
+                        None => ended = true,
+                    },
+                }
+            }
+        }
+        if gathered.is_empty() && !ended {
+            gathered.extend(next(body).await?);
+        }
+        pieces = gathered;
+    }
+    Ok(total)
+}
+
+/// Reads what is left of a small body. Answers whether that was all.
+pub async fn drain(body: &mut impl Incoming) -> bool {
+    let mut left = DRAIN;
+    while !body.is_end_stream() {
+        if body.size_hint().lower() > left {
+            return false;
+        }
+        match next(body).await {
+            Ok(Some(piece)) if (piece.len() as u64) < left => left -= piece.len() as u64,
+            Ok(None) => return true,
+            Ok(Some(_)) | Err(_) => return false,
+        }
+    }
+    true
+}
+
+async fn next(body: &mut impl Incoming) -> Result<Option<Bytes>, BodyFault> {
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Err(fault)) => return Err(fault),
+            // Trailers are nobody's here.
+            Some(Ok(frame)) => {
+                if let Ok(piece) = frame.into_data()
+                    && !piece.is_empty()
+                {
+                    return Ok(Some(piece));
+                }
+            }
+        }
+    }
+}

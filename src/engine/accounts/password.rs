@@ -1,0 +1,125 @@
+//! Owns the hashing of passwords, two at a time: each takes 19 MiB and tens of milliseconds of a processor, and
+//! pulls go on beside it. Must not know: whose passwords they are.
+
+use std::sync::Arc;
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use tokio::sync::Semaphore;
+
+/// Hashes under way at once.
+const AT_ONCE: usize = 2;
+/// Who comes when so many wait is sent away: that is a second of work.
+const MOST_WAITING: usize = 64;
+
+/// Too many passwords wait to be hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Busy;
+
+#[derive(Debug)]
+pub(super) struct Passwords {
+    waiting: Semaphore,
+    under_way: Arc<Semaphore>,
+}
+
+impl Default for Passwords {
+    fn default() -> Self {
+        Self { waiting: Semaphore::new(MOST_WAITING), under_way: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+}
+
+impl Passwords {
+    /// Whether the password is the one that `stored` was made of. Without anything stored it is not, and
+    /// finding that out takes as long.
+    pub async fn verify(&self, stored: Option<String>, password: Vec<u8>) -> Result<bool, Busy> {
+        self.run(move || match stored {
+            Some(stored) => is_of(&stored, &password),
+            None => {
+                waste(&password);
+                false
+            }
+        })
+        .await
+    }
+
+    /// In the PHC string format, with a salt of its own.
+    pub async fn hash(&self, password: Vec<u8>) -> Result<Option<String>, Busy> {
+        self.run(move || match argon2id().hash_password(&password) {
+            Ok(hash) => Some(hash.to_string()),
+            Err(error) => {
+                tracing::error!(%error, "a password cannot be hashed");
+                None
+            }
+        })
+        .await
+    }
+
+    /// The place is held until the work is done, even when nobody waits for it any more.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let _waiting = self.waiting.try_acquire().map_err(|_| Busy)?;
+        let place = Arc::clone(&self.under_way).acquire_owned().await.map_err(|_| Busy)?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        done.await.map_err(|panic| {
+            tracing::error!(%panic, "hashing a password panicked");
+            Busy
+        })
+    }
+}
+
+/// Argon2id with 19 MiB, two passes, one lane: the least that OWASP recommends, and this crate's default.
+fn argon2id() -> Argon2<'static> {
+    Argon2::default()
+}
+
+fn is_of(stored: &str, password: &[u8]) -> bool {
+    match PasswordHash::new(stored) {
+        Ok(stored) => argon2id().verify_password(password, &stored).is_ok(),
+        Err(error) => {
+            tracing::error!(%error, "a stored password cannot be read; set it anew");
+            waste(password);
+            false
+        }
+    }
+}
+
+/// The same work for nobody.
+fn waste(password: &[u8]) {
+    let mut out = [0; argon2::Params::DEFAULT_OUTPUT_LEN];
+    // That it cannot be done is nobody's business: there is nothing to compare with.
+    let _ = argon2id().hash_password_into(password, b"nobody's own salt", &mut out);
+    std::hint::black_box(&out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash_and_nothing_else_is() {
+        let passwords = Passwords::default();
+        let odd: [&[u8]; 4] = [b"correct horse", &[b'x'; 1024], b"nul\0inside", &[0xff, 0xfe, b'a']];
+        for password in odd {
+            let stored = passwords.hash(password.to_vec()).await.expect("not busy").expect("a hash");
+            assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
+            assert_eq!(passwords.verify(Some(stored.clone()), password.to_vec()).await, Ok(true));
+            let mut other = password.to_vec();
+            other.push(0);
+            assert_eq!(passwords.verify(Some(stored), other).await, Ok(false));
+        }
+        for broken in ["", "plain", "$argon2id$v=19$m=19456,t=2,p=1$x"] {
+            assert_eq!(passwords.verify(Some(broken.into()), b"x".to_vec()).await, Ok(false));
+        }
+        assert_eq!(passwords.verify(None, Vec::new()).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn too_many_at_once_are_sent_away_and_not_kept_waiting() {
+        let passwords = Passwords { waiting: Semaphore::new(1), ..Passwords::default() };
+        let both = tokio::join!(passwords.verify(None, Vec::new()), passwords.verify(None, Vec::new()));
+        assert_eq!(both, (Ok(false), Err(Busy)));
+        assert_eq!(passwords.verify(None, Vec::new()).await, Ok(false));
+    }
+}

@@ -1,0 +1,290 @@
+//! Owns the push of a manifest: what it must be, that its image has all it names, and the one durable batch by which
+//! it becomes visible with its tags.
+//! Must not know: HTTP, how blobs came.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::Engine;
+use super::answers::Of;
+use super::flight::Source;
+use super::manifests::source;
+use super::model::{EngineError, ErrorKind, Scope};
+use super::publish::{Kept, link_to};
+use super::shared::Shared;
+use crate::meta::{
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, EdgeRow, HolderRow, LinkRow, MetaError,
+    MetaExt as _, ReferrerRow, RepositoryRow, TagRow,
+};
+use crate::names::manifest::{self, Descriptor, ManifestView};
+use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
+
+/// A manifest of more bytes is refused, as everywhere.
+pub const MAX_MANIFEST: usize = 4 << 20;
+/// What others change at the same time is looked at again this often.
+const TRIES: usize = 8;
+
+/// A manifest on its way in.
+#[derive(Clone, Debug)]
+pub struct ManifestPush {
+    pub reference: Reference,
+    /// What the client says it is.
+    pub media_type: Option<MediaType>,
+    pub bytes: Bytes,
+    /// To be set besides the reference.
+    pub tags: Vec<Tag>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedManifest {
+    pub digest: Digest,
+    /// What it is about, if it says so; the referrers listing knows it from now on.
+    pub subject: Option<Digest>,
+    pub tags: Vec<Tag>,
+}
+
+/// A manifest that may become visible as soon as its image has all it names.
+struct Checked {
+    image: Source,
+    immutable_tags: bool,
+    digest: Digest,
+    media_type: MediaType,
+    bytes: Bytes,
+    tags: Vec<Tag>,
+    view: ManifestView,
+}
+
+/// What the image has of what a manifest names.
+struct Needs {
+    /// Cached copies, not yet ours.
+    unkept: Vec<Digest>,
+    /// Those of its tags that are there.
+    tags: BTreeMap<Tag, TagRow>,
+}
+
+impl Engine {
+    /// Makes a manifest visible, by its digest and its tags, when it is durable with all it needs. Runs to its end
+    /// also where the caller stops waiting.
+    pub async fn push_manifest(
+        &self,
+        scope: &Scope,
+        push: ManifestPush,
+    ) -> Result<PushedManifest, EngineError> {
+        let checked = check(scope, push)?;
+        let engine = self.clone();
+        self.to_its_end(async move { engine.commit_manifest(checked).await }).await
+    }
+
+    async fn commit_manifest(&self, manifest: Checked) -> Result<PushedManifest, EngineError> {
+        let manifest = std::sync::Arc::new(manifest);
+        for _ in 0..TRIES {
+            let looked = std::sync::Arc::clone(&manifest);
+            let needs = self.shared.read(move |shared| looked.needs(shared)).await?;
+            let _kept = self.keep_all(&needs, &manifest).await?;
+            match self.shared.meta.apply(manifest.batch(&self.shared, &needs)).await {
+                Ok(()) => return Ok(self.announce(&manifest)),
+                // Something was removed, or a tag set, since it was looked at.
+                Err(MetaError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let message = "what the manifest names, or its tag, is changed all the time; try again";
+        Err(EngineError::new(ErrorKind::Overloaded, message))
+    }
+
+    /// Cached content among what it names must not be evicted any more, nor be lost with the power.
+    async fn keep_all(&self, needs: &Needs, manifest: &Checked) -> Result<Vec<Kept>, EngineError> {
+        let mut all = Vec::new();
+        let mut lost = Vec::new();
+        for digest in &needs.unkept {
+            match self.keep(digest, manifest.image.repository).await? {
+                Some(kept) => all.push(kept),
+                None => lost.push(*digest),
+            }
+        }
+        if lost.is_empty() { Ok(all) } else { Err(unknown(lost)) }
+    }
+
+    /// Nothing answered before this is true any more.
+    fn announce(&self, manifest: &Checked) -> PushedManifest {
+        let mut changed = vec![Of::Manifest(Reference::Digest(manifest.digest))];
+        changed.extend(manifest.tags.iter().map(|tag| Of::Manifest(Reference::Tag(tag.clone()))));
+        self.shared.answers.committed(manifest.image.repository, &manifest.image.image, changed);
+        PushedManifest {
+            digest: manifest.digest,
+            subject: manifest.view.subject.as_ref().map(|subject| subject.digest),
+            tags: manifest.tags.clone(),
+        }
+    }
+}
+
+/// What can be told of a manifest without looking at anything else.
+fn check(scope: &Scope, push: ManifestPush) -> Result<Checked, EngineError> {
+    let ManifestPush { reference, media_type, bytes, mut tags } = push;
+    let Some(local) = scope.repository.local() else {
+        return Err(EngineError::new(ErrorKind::Unsupported, "only local repositories take pushes"));
+    };
+    if bytes.len() > MAX_MANIFEST {
+        let message = format!("a manifest has at most {MAX_MANIFEST} bytes");
+        return Err(EngineError::new(ErrorKind::TooLarge, message));
+    }
+    let digest = match reference {
+        Reference::Digest(digest) => digest,
+        Reference::Tag(tag) => {
+            tags.push(tag);
+            Digest::of(Algorithm::Sha256, &bytes)
+        }
+    };
+    let found = Digest::of(digest.algorithm(), &bytes);
+    if found != digest {
+        let message = format!("the manifest that came is {found}, not {digest}");
+        return Err(EngineError::new(ErrorKind::DigestMismatch, message));
+    }
+    let view = manifest::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let media_type = media_type_of(media_type, &view)?;
+    tags.sort();
+    tags.dedup();
+    let immutable_tags = local.immutable_tags;
+    Ok(Checked { image: source(scope), immutable_tags, digest, media_type, bytes, tags, view })
+}
+
+/// The type that it will be served with. A document that can be read as two types is none.
+fn media_type_of(given: Option<MediaType>, view: &ManifestView) -> Result<MediaType, EngineError> {
+    if view.ambiguous {
+        return Err(invalid("the manifest has both layers and manifests, so it could be read as two types"));
+    }
+    if view.skipped > 0 {
+        let message = format!(
+            "{} of the manifest's descriptors have no size or no digest of a known algorithm (sha256, sha512)",
+            view.skipped
+        );
+        return Err(invalid(message));
+    }
+    match (given, &view.media_type) {
+        (Some(given), Some(own)) if given != *own => {
+            Err(invalid(format!("the manifest calls itself {own}, but was sent as {given}")))
+        }
+        (Some(given), _) => Ok(given),
+        (None, Some(own)) => Ok(own.clone()),
+        (None, None) => {
+            Err(invalid("the type of the manifest is not said: neither by Content-Type nor by mediaType"))
+        }
+    }
+}
+
+impl Checked {
+    /// What must be linked in this image. A subject may come later or never, and what lives elsewhere may as well.
+    fn references(&self) -> BTreeMap<Digest, &Descriptor> {
+        let named = self.view.references.iter().filter(|named| !named.external);
+        named.map(|named| (named.digest, named)).collect()
+    }
+
+    fn link_key(&self, digest: &Digest) -> <LinkRow as crate::meta::Row>::Key {
+        (self.image.repository, self.image.image.clone(), *digest)
+    }
+
+    fn tag_key(&self, tag: &Tag) -> <TagRow as crate::meta::Row>::Key {
+        (self.image.repository, self.image.image.clone(), tag.clone())
+    }
+
+    fn needs(&self, shared: &Shared) -> Result<Needs, EngineError> {
+        let mut needs = Needs { unkept: Vec::new(), tags: BTreeMap::new() };
+        let mut missing = Vec::new();
+        for (digest, named) in self.references() {
+            let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(&digest))? else {
+                missing.push(digest);
+                continue;
+            };
+            if link.size != named.size {
+                let message = format!("{digest} has {} bytes, the manifest says {}", link.size, named.size);
+                return Err(EngineError::new(ErrorKind::SizeMismatch, message));
+            }
+            let pushed = shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed);
+            match shared.meta.get::<CopyRow>(&digest)? {
+                Some(copy) if !(copy.durable && pushed) => needs.unkept.push(digest),
+                _ => {}
+            }
+        }
+        if !missing.is_empty() {
+            return Err(unknown(missing));
+        }
+        for tag in &self.tags {
+            let Some(row) = shared.meta.get::<TagRow>(&self.tag_key(tag))? else { continue };
+            if self.immutable_tags && row.digest != self.digest {
+                let message = format!("the tag {tag} is there, and tags of this repository are not moved");
+                return Err(EngineError::new(ErrorKind::Denied, message));
+            }
+            needs.tags.insert(tag.clone(), row);
+        }
+        Ok(needs)
+    }
+
+    /// All of it or nothing.
+    fn batch(&self, shared: &Shared, needs: &Needs) -> Batch {
+        let now = shared.clock.wall().0;
+        let size = self.bytes.len() as u64;
+        let media_type = self.media_type.to_string();
+        let mut batch = Batch::new(Durability::Durable);
+        let link = LinkRow { media_type: Some(media_type.clone()), size, origin_proven: true };
+        link_to(shared, &mut batch, &self.image, &self.digest, &link);
+        batch.put(&self.digest, &ContentRow { size, pushed: true });
+        let document =
+            DocumentRow { media_type: media_type.clone(), last_used_ms: now, bytes: self.bytes.clone() };
+        batch.put(&self.digest, &document);
+        self.put_references(shared, &mut batch);
+        for tag in &self.tags {
+            let key = self.tag_key(tag);
+            if self.immutable_tags {
+                match needs.tags.get(tag) {
+                    Some(row) => batch.require_equal(&key, row),
+                    None => batch.require_absent::<TagRow>(&key),
+                };
+            }
+            let row = TagRow {
+                digest: self.digest,
+                media_type: media_type.clone(),
+                checked_ms: now,
+                size,
+                etag: None,
+            };
+            batch.put(&key, &row);
+        }
+        if let Some(subject) = &self.view.subject {
+            let (repository, image) = (self.image.repository, self.image.image.clone());
+            let row = ReferrerRow {
+                media_type,
+                size,
+                artifact_type: self.view.artifact_type.clone(),
+                annotations: self.view.annotations.clone(),
+            };
+            batch.put(&(repository, image, (subject.digest, self.digest)), &row);
+        }
+        batch
+    }
+
+    fn put_references(&self, shared: &Shared, batch: &mut Batch) {
+        for (digest, _) in self.references() {
+            batch.require_present::<LinkRow>(&self.link_key(&digest));
+            let holder = (digest, self.image.repository, self.image.image.clone());
+            batch.put(&holder, &HolderRow { stamp: shared.stamp() });
+        }
+        for (position, named) in (0_u32..).zip(&self.view.references) {
+            let media_type = named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default();
+            let edge = EdgeRow { child: named.digest, size: named.size, media_type };
+            batch.put(&(self.digest, position), &edge);
+        }
+        batch.require_present::<RepositoryRow>(&self.image.repository);
+    }
+}
+
+fn invalid(message: impl Into<String>) -> EngineError {
+    EngineError::new(ErrorKind::ManifestInvalid, message)
+}
+
+/// The same words whether nobody has them or somebody whose images the caller may not see.
+fn unknown(digests: Vec<Digest>) -> EngineError {
+    let message = "the image does not have all that the manifest names; push or mount it first";
+    EngineError::new(ErrorKind::ReferencesUnknown(digests), message)
+}

@@ -1,0 +1,146 @@
+//! Owns taking links away from a local image: a tag, a manifest with all its tags, a blob. Visible at once; the bytes
+//! go when nobody holds them any more.
+//! Must not know: HTTP, when content is collected.
+
+use super::Engine;
+use super::answers::Of;
+use super::flight::Source;
+use super::local::no_manifest;
+use super::manifests::source;
+use super::model::{EngineError, ErrorKind, Scope, Verdict};
+use super::shared::Shared;
+use super::sweep::ROWS;
+use crate::meta::{
+    Batch, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _, ReferrerRow, TagRow,
+};
+use crate::names::{Digest, Reference, Tag, manifest};
+
+/// What others change at the same time is looked at again this often.
+const TRIES: usize = 8;
+
+/// A batch, and the answers that it makes untrue.
+struct Removal {
+    batch: Batch,
+    changed: Vec<Of>,
+}
+
+impl Engine {
+    /// By tag only the tag goes, by digest the manifest and all tags that name it.
+    pub async fn delete_manifest(&self, scope: &Scope, reference: &Reference) -> Result<(), EngineError> {
+        let (image, wanted) = (source(scope), reference.clone());
+        let plan = move |shared: &Shared| match &wanted {
+            Reference::Tag(tag) => remove_tag(shared, &image, tag),
+            Reference::Digest(digest) => remove_manifest(shared, &image, digest),
+        };
+        if self.remove(scope, plan).await? { Ok(()) } else { Err(no_manifest(scope, reference)) }
+    }
+
+    pub async fn delete_blob(&self, scope: &Scope, digest: &Digest) -> Result<(), EngineError> {
+        let (image, wanted) = (source(scope), *digest);
+        if self.remove(scope, move |shared| remove_blob(shared, &image, &wanted)).await? {
+            return Ok(());
+        }
+        let message = format!("{} of {} has no such blob", scope.image, scope.repository.name);
+        Err(EngineError::new(ErrorKind::BlobUnknown, message).with_verdict(Verdict::Local))
+    }
+
+    /// Carries out what `plan` makes of the rows as they are. `false`: there is nothing to remove.
+    async fn remove<F>(&self, scope: &Scope, plan: F) -> Result<bool, EngineError>
+    where
+        F: Fn(&Shared) -> Result<Option<Removal>, EngineError> + Send + Sync + 'static,
+    {
+        if scope.repository.local().is_none() {
+            return Err(EngineError::new(ErrorKind::Unsupported, "only local repositories take deletions"));
+        }
+        let (engine, image, plan) = (self.clone(), source(scope), std::sync::Arc::new(plan));
+        let job = async move {
+            for _ in 0..TRIES {
+                let look = std::sync::Arc::clone(&plan);
+                let Some(removal) = engine.shared.read(move |shared| look(shared)).await? else {
+                    return Ok(false);
+                };
+                match engine.shared.meta.apply(removal.batch).await {
+                    Ok(()) => {
+                        engine.shared.answers.committed(image.repository, &image.image, removal.changed);
+                        return Ok(true);
+                    }
+                    // Pushed again, or removed, since it was looked at.
+                    Err(MetaError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let message = "this is pushed all the time; try again";
+            Err(EngineError::new(ErrorKind::Overloaded, message))
+        };
+        self.to_its_end(job).await
+    }
+}
+
+fn remove_tag(shared: &Shared, image: &Source, tag: &Tag) -> Result<Option<Removal>, EngineError> {
+    let key = (image.repository, image.image.clone(), tag.clone());
+    if shared.meta.get::<TagRow>(&key)?.is_none() {
+        return Ok(None);
+    }
+    let mut batch = Batch::new(Durability::Durable);
+    batch.require_present::<TagRow>(&key).delete::<TagRow>(&key);
+    Ok(Some(Removal { batch, changed: vec![Of::Manifest(Reference::Tag(tag.clone()))] }))
+}
+
+fn remove_manifest(shared: &Shared, image: &Source, digest: &Digest) -> Result<Option<Removal>, EngineError> {
+    let Source { repository, image } = image;
+    let link = (*repository, image.clone(), *digest);
+    let Some(document) = shared.meta.get::<DocumentRow>(digest)? else { return Ok(None) };
+    if shared.meta.get::<LinkRow>(&link)?.is_none() {
+        return Ok(None);
+    }
+    let mut batch = Batch::new(Durability::Durable);
+    unlink(shared, &mut batch, &link)?;
+    let mut changed = vec![Of::Manifest(Reference::Digest(*digest)), Of::Blob(*digest)];
+    let mut after = None;
+    loop {
+        let page = shared.meta.scan::<TagRow>(&(*repository, image.clone()), after.as_ref(), ROWS)?;
+        let is_last = page.len() < ROWS;
+        for (key, row) in page {
+            if row.digest == *digest {
+                batch.delete::<TagRow>(&key);
+                changed.push(Of::Manifest(Reference::Tag(key.2.clone())));
+            }
+            after = Some(key);
+        }
+        if is_last {
+            break;
+        }
+    }
+    if let Some(subject) = manifest::parse(&document.bytes).ok().and_then(|view| view.subject) {
+        batch.delete::<ReferrerRow>(&(*repository, image.clone(), (subject.digest, *digest)));
+    }
+    Ok(Some(Removal { batch, changed }))
+}
+
+fn remove_blob(shared: &Shared, image: &Source, digest: &Digest) -> Result<Option<Removal>, EngineError> {
+    let link = (image.repository, image.image.clone(), *digest);
+    // A manifest is removed as one.
+    let is_blob = shared.meta.get::<LinkRow>(&link)?.is_some_and(|link| link.media_type.is_none());
+    if !is_blob || shared.meta.get::<CopyRow>(digest)?.is_none() {
+        return Ok(None);
+    }
+    let mut batch = Batch::new(Durability::Durable);
+    unlink(shared, &mut batch, &link)?;
+    Ok(Some(Removal { batch, changed: vec![Of::Blob(*digest)] }))
+}
+
+/// Takes a link away, unless the digest was pushed again since now. With it goes the right to set tags on it, so
+/// tags that are looked for afterwards are all there are.
+fn unlink(
+    shared: &Shared,
+    batch: &mut Batch,
+    link: &<LinkRow as crate::meta::Row>::Key,
+) -> Result<(), EngineError> {
+    let holder = (link.2, link.0, link.1.clone());
+    match shared.meta.get::<HolderRow>(&holder)? {
+        Some(row) => batch.require_equal(&holder, &row),
+        None => batch.require_absent::<HolderRow>(&holder),
+    };
+    batch.require_present::<LinkRow>(link).delete::<LinkRow>(link).delete::<HolderRow>(&holder);
+    Ok(())
+}

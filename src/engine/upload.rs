@@ -1,0 +1,294 @@
+//! Owns the work on one upload: bytes in their order, hashed as they come, up to the blob that they are.
+//! Must not know: HTTP, how a published blob is noted.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::OwnedMutexGuard;
+
+use super::Engine;
+use super::flight::Source;
+use super::manifests::source;
+use super::model::{EngineError, ErrorKind, Scope};
+use super::sweep;
+use super::uploads::{self, Session, State};
+use crate::names::{Algorithm, Digest, UploadId};
+use crate::store::Draft;
+
+/// Free bytes that uploads leave: the metadata needs some to note anything at all.
+const FLOOR: u64 = 64 << 20;
+/// How often an upload asks for the free space, and has the disk begin with what came.
+const LOOK_EVERY: u64 = 16 << 20;
+/// How long evictions get to make room for an upload that says how large it is.
+const MAKE_ROOM: Duration = Duration::from_millis(500);
+
+/// An upload that this request alone works on. Dropped, it rests with the bytes that came.
+pub struct Upload {
+    engine: Engine,
+    session: Arc<Session>,
+    state: OwnedMutexGuard<State>,
+    draft: Option<Draft>,
+    /// What an empty upload will be hashed with.
+    algorithm: Algorithm,
+    /// Bytes until the next look at the disk.
+    look_in: u64,
+    promised: Option<Promise>,
+}
+
+impl Engine {
+    /// A new upload session of this image.
+    pub async fn start_upload(&self, scope: &Scope, algorithm: Algorithm) -> Result<UploadId, EngineError> {
+        Ok(uploads::start(&self.shared, source(scope), algorithm).await?.id)
+    }
+
+    /// Takes an upload to work on. One that somebody works on already is out of order.
+    pub async fn upload(&self, scope: &Scope, id: &UploadId) -> Result<Upload, EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
+        let Ok(mut state) = Arc::clone(&session.state).try_lock_owned() else {
+            let message = "another request writes to this upload";
+            return Err(EngineError::new(ErrorKind::UploadOutOfOrder { at: session.len() }, message));
+        };
+        let taken = std::mem::replace(&mut *state, State::Taken);
+        let (draft, algorithm) = match self.wake(&session, taken).await {
+            Ok(woken) => woken,
+            Err(error) => {
+                // Its file cannot be opened: there is nothing to go on with.
+                uploads::give_up(&self.shared, &session).await?;
+                return Err(error);
+            }
+        };
+        uploads::used(&self.shared, &session, algorithm).await;
+        session.set_len(draft.as_ref().map_or(0, Draft::len));
+        let engine = self.clone();
+        Ok(Upload { engine, session, state, draft, algorithm, look_in: 0, promised: None })
+    }
+
+    /// How many bytes of an upload came.
+    pub async fn upload_len(&self, scope: &Scope, id: &UploadId) -> Result<u64, EngineError> {
+        match self.upload(scope, id).await {
+            Ok(upload) => Ok(upload.len()),
+            Err(EngineError { kind: ErrorKind::UploadOutOfOrder { at }, .. }) => Ok(at),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends an upload without a blob, also while somebody works on it.
+    pub async fn cancel_upload(&self, scope: &Scope, id: &UploadId) -> Result<(), EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
+        uploads::give_up(&self.shared, &session).await
+    }
+
+    /// Whether this upload ended with this digest already, and the answer got lost.
+    pub fn has_uploaded(&self, scope: &Scope, id: &UploadId, digest: &Digest) -> bool {
+        self.shared.uploads.has_finished(id, &source(scope), digest)
+    }
+
+    async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), EngineError> {
+        let id = session.draft;
+        match state {
+            State::Empty(algorithm) => Ok((None, algorithm)),
+            State::Left(algorithm) => {
+                let draft =
+                    self.shared.read(move |shared| Ok(shared.store.resume_draft(id, algorithm)?)).await?;
+                Ok((draft, algorithm))
+            }
+            State::Resting(resting) => {
+                let woken = self.shared.read(move |shared| Ok(shared.store.wake_draft(*resting)?)).await?;
+                let draft = woken.ok_or_else(unknown)?;
+                let algorithm = draft.algorithm();
+                Ok((Some(draft), algorithm))
+            }
+            State::Taken => Err(unknown()),
+        }
+    }
+}
+
+impl Upload {
+    pub fn len(&self) -> u64 {
+        self.draft.as_ref().map_or(0, Draft::len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Refuses bytes that do not begin where the upload ends.
+    pub fn begins_at(&self, start: u64) -> Result<(), EngineError> {
+        let at = self.len();
+        if start == at {
+            return Ok(());
+        }
+        let message = format!("the upload has {at} bytes, so what comes next begins there, not at {start}");
+        Err(EngineError::new(ErrorKind::UploadOutOfOrder { at }, message))
+    }
+
+    /// Makes sure that `more` bytes have room before the first of them is read.
+    pub async fn expect(&mut self, more: u64) -> Result<(), EngineError> {
+        let size = self.len().saturating_add(more);
+        let space = self.space().await?;
+        if size > space.total {
+            let message = format!("{size} bytes are more than the disk has: {}", space.total);
+            return Err(EngineError::new(ErrorKind::TooLarge, message));
+        }
+        self.promised = Some(Promise::new(&self.engine, more));
+        if space.free >= more.saturating_add(FLOOR) {
+            return Ok(());
+        }
+        sweep::space(&self.engine.shared, &self.engine.coordination).await;
+        tokio::time::sleep(MAKE_ROOM).await;
+        if self.space().await?.free >= more.saturating_add(FLOOR) { Ok(()) } else { Err(full()) }
+    }
+
+    /// Hashes with this algorithm from the start, if nothing came yet: later that takes a second look at all of it.
+    pub fn announce(&mut self, algorithm: Algorithm) {
+        if self.draft.is_none() {
+            self.algorithm = algorithm;
+        }
+    }
+
+    /// Appends bytes, all or none of them. After an error the upload can go on where it was.
+    pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), EngineError> {
+        let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        if bytes == 0 {
+            return Ok(());
+        }
+        if self.session.is_over() {
+            return Err(unknown());
+        }
+        self.look_at_the_disk(bytes).await?;
+        let draft = self.draft().await?;
+        draft.append(chunks).await.map_err(|error| refused_by_disk(&error))?;
+        self.session.set_len(self.len());
+        if let Some(promised) = &mut self.promised {
+            promised.keep(bytes);
+        }
+        Ok(())
+    }
+
+    /// Ends the upload with the blob that it is. Afterwards it is durable and linked to the image; the session is
+    /// over either way. Runs to its end also where the caller stops waiting.
+    pub async fn finish(mut self, digest: &Digest) -> Result<u64, EngineError> {
+        let draft = self.draft().await?;
+        let hashed = draft.rehash(digest.algorithm()).await.map_err(|error| refused_by_disk(&error));
+        let found = draft.digest();
+        hashed?;
+        if found != *digest {
+            uploads::give_up(&self.engine.shared, &self.session).await?;
+            let message = format!("the {} bytes that came are {found}, not {digest}", self.len());
+            return Err(EngineError::new(ErrorKind::DigestMismatch, message));
+        }
+        let Some(draft) = self.draft.take().filter(|_| self.engine.shared.uploads.end(&self.session)) else {
+            return Err(unknown());
+        };
+        let (engine, session, digest) = (self.engine.clone(), Arc::clone(&self.session), *digest);
+        self.engine.to_its_end(async move { engine.publish(&session, draft, digest).await }).await
+    }
+
+    /// Ends the upload without a blob.
+    pub async fn cancel(self) -> Result<(), EngineError> {
+        uploads::give_up(&self.engine.shared, &self.session).await
+    }
+
+    async fn draft(&mut self) -> Result<&mut Draft, EngineError> {
+        if self.draft.is_none() {
+            let (id, algorithm) = (self.session.draft, self.algorithm);
+            let made = self
+                .engine
+                .shared
+                .read(move |shared| {
+                    shared.store.create_draft(id, algorithm).map_err(|error| refused_by_disk(&error))
+                })
+                .await;
+            self.draft = Some(made?);
+        }
+        Ok(self.draft.as_mut().expect("there is one by now"))
+    }
+
+    /// Now and then, not for every piece.
+    async fn look_at_the_disk(&mut self, bytes: u64) -> Result<(), EngineError> {
+        if let Some(left) = self.look_in.checked_sub(bytes) {
+            self.look_in = left;
+            return Ok(());
+        }
+        if self.space().await?.free < bytes.saturating_add(FLOOR) {
+            sweep::space(&self.engine.shared, &self.engine.coordination).await;
+            return Err(full());
+        }
+        if let Some(draft) = &mut self.draft {
+            draft.sync_ahead(LOOK_EVERY).await.map_err(|error| refused_by_disk(&error))?;
+        }
+        self.look_in = LOOK_EVERY;
+        Ok(())
+    }
+
+    async fn space(&self) -> Result<crate::store::Space, EngineError> {
+        self.engine.shared.read(|shared| Ok(shared.store.space()?)).await
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        *self.state = match self.draft.take() {
+            _ if self.session.is_over() => State::Taken,
+            None => State::Empty(self.algorithm),
+            Some(draft) => State::Resting(Box::new(draft.rest())),
+        };
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Source { repository, image } = &self.session.image;
+        f.debug_struct("Upload").field("repository", repository).field("image", image).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that a client has announced and the disk does not hold yet: the cache makes room for them.
+struct Promise {
+    all: Arc<AtomicU64>,
+    left: u64,
+}
+
+impl Promise {
+    fn new(engine: &Engine, bytes: u64) -> Self {
+        let all = Arc::clone(&engine.shared.promised);
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { all, left: bytes }
+    }
+
+    fn keep(&mut self, bytes: u64) {
+        let kept = bytes.min(self.left);
+        self.left -= kept;
+        self.all.fetch_sub(kept, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.left, Ordering::Relaxed);
+    }
+}
+
+fn unknown() -> EngineError {
+    EngineError::new(ErrorKind::UploadUnknown, "there is no such upload of this image, or it has ended")
+}
+
+/// Nothing that was acknowledged is lost by it, and an upload can go on when there is room again.
+pub(super) fn full() -> EngineError {
+    let message = "there is no space left on the disk; the upload can go on when there is";
+    EngineError::new(ErrorKind::Overloaded, message)
+}
+
+pub(super) fn refused_by_disk(error: &io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
+        _ => {
+            tracing::error!(%error, "the disk does not take an upload");
+            EngineError::new(ErrorKind::Overloaded, "the disk does not take the upload right now")
+        }
+    }
+}

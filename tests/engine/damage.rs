@@ -1,0 +1,134 @@
+//! Cached files that are not what they should be are set aside and fetched again; nobody sees it but who was reading.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use binaryrepo::engine::{Verdict, Want};
+use binaryrepo::store::Call;
+use rustix::io::Errno;
+
+use super::house::{House, drain, roomy};
+use super::rig::{Disk, Gate};
+use super::support::image::{Content, Image};
+use super::support::upstream::Registry;
+
+const SIZE: usize = 300_000;
+
+async fn cached(registry: &Registry, size: usize) -> (House, Content) {
+    let image = Image::new(61, &[size]);
+    registry.add_image("a/b", "latest", &image);
+    let house = House::new(registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    let layer = image.layers[0].clone();
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    house.rest().await;
+    (house, layer)
+}
+
+async fn pulled(house: &House, layer: &Content) -> Verdict {
+    let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
+    let verdict = answer.verdict;
+    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
+    verdict
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_cannot_be_read_breaks_one_body_and_is_fetched_again() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    house.disk.fail(Call::Read, Errno::IO);
+    let got = house.pull("a/b", &layer.digest).await.unwrap();
+    assert!(got.broken().len() < SIZE);
+    house.eventually("it is set aside", |house| house.set_aside() == 1).await;
+    house.disk.heal();
+    house.rest().await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    house.rest().await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
+    assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
+}
+
+/// A small blob is read before its head goes out, so its client never notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_blob_that_cannot_be_read_is_fetched_again_for_the_same_client() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, 2_000).await;
+    house.disk.fail_times(1, Call::Read, Errno::IO);
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    assert_eq!(house.set_aside(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_put_there_or_took_away_is_fetched_again() {
+    type Deed = fn(&std::path::Path);
+    let deeds: [(&str, Deed); 5] = [
+        ("removed", |path| std::fs::remove_file(path).unwrap()),
+        ("cut short", |path| std::fs::write(path, "short").unwrap()),
+        ("a link", |path| {
+            std::fs::remove_file(path).unwrap();
+            symlink("/etc/passwd", path).unwrap();
+        }),
+        ("a directory", |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::create_dir_all(path).unwrap();
+        }),
+        ("not readable", |path| {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).unwrap();
+        }),
+    ];
+    for (name, deed) in deeds {
+        for size in [2_000, SIZE] {
+            let registry = Registry::open().await;
+            let (house, layer) = cached(&registry, size).await;
+            deed(&house.file_of(&layer.digest));
+            pulled(&house, &layer).await;
+            house.rest().await;
+            pulled(&house, &layer).await;
+            assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0, "{name}");
+        }
+    }
+}
+
+/// After a kill the bytes of cached files are not to be trusted, whatever their length.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_a_damaged_file_of_the_right_length_is_not_served() {
+    for size in [2_000, SIZE] {
+        let registry = Registry::open().await;
+        let (house, layer) = cached(&registry, size).await;
+        let image = house.crash_image().await;
+        let path = image.path().join(house.file_of(&layer.digest).strip_prefix(house.dir.path()).unwrap());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[size / 2] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let house = Arc::new(House::open(image, roomy(), Disk::default()).await);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let (house, layer) = (house.clone(), layer.clone());
+            clients.spawn(async move { pulled(&house, &layer).await });
+        }
+        while let Some(verdict) = clients.join_next().await {
+            assert!(matches!(verdict.unwrap(), Verdict::Miss | Verdict::Joined | Verdict::Hit));
+        }
+        assert_eq!(house.set_aside(), 1);
+        assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
+    }
+}
+
+/// The file is whole, and the index of the files is not loaded yet: the cache does not know the key. It was hashed,
+/// found good, and fetched from the upstream all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_a_good_file_is_served_before_the_index_is_loaded() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    let (disk, gate) = (Disk::default(), Gate::default());
+    // The first list is that of the drafts.
+    disk.hold_after(1, Call::List, &gate);
+    let house = House::open(house.crash_image().await, roomy(), disk).await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    gate.open();
+    house.rest().await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
+}

@@ -1,0 +1,270 @@
+//! A full disk, and one that fails in other ways, refuses nobody: what cannot be kept is fetched past the cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use binaryrepo::engine::{BlobAnswer, ErrorKind, Verdict, Want};
+use binaryrepo::store::Call;
+use rustix::io::Errno;
+use tokio::task::JoinSet;
+
+use super::house::{Got, House, drain};
+use super::support::fault::Fault;
+use super::support::image::{Content, Image};
+use super::support::upstream::{Options, Registry};
+
+const SIZE: usize = 400_000;
+/// The engine's own number: so many may fetch past the cache at once.
+const PLACES: usize = 32;
+
+async fn cold(registry: &Registry, size: usize) -> (Arc<House>, Content) {
+    let image = Image::new(51, &[size]);
+    registry.add_image("a/b", "latest", &image);
+    let house = House::new(registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    (Arc::new(house), image.layers[0].clone())
+}
+
+async fn pulled(house: &House, layer: &Content) -> Verdict {
+    let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
+    let verdict = answer.verdict;
+    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
+    verdict
+}
+
+async fn nothing_is_left(house: &House) {
+    house.rest().await;
+    house.eventually("no draft is left", |house| house.drafts() == 0).await;
+    assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_space_for_the_first_byte_everybody_is_served_past_the_cache() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    house.disk.fail(Call::Reserve, Errno::NOSPC);
+    registry.script("/blobs/", [Fault::DelayHead(Duration::from_millis(300))]);
+    let mut clients = JoinSet::new();
+    for _ in 0..10 {
+        let (house, layer) = (house.clone(), layer.clone());
+        clients.spawn(async move { pulled(&house, &layer).await });
+    }
+    while let Some(verdict) = clients.join_next().await {
+        assert_eq!(verdict.unwrap(), Verdict::Bypass);
+    }
+    assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 10);
+    // One for the fill that found no room, and one for each.
+    let asked = registry.asked(&layer.digest.to_string()).len();
+    assert_eq!(asked, 11);
+    // While the disk is known to be full nobody asks the upstream for what could not be kept.
+    assert_eq!(pulled(&house, &layer).await, Verdict::Bypass);
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), asked + 1);
+    nothing_is_left(&house).await;
+    assert!(house.files().is_empty());
+
+    house.disk.heal();
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    house.rest().await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_blobs_go_past_a_full_disk_too() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, 5_000).await;
+    for call in [Call::Reserve, Call::Write, Call::Create] {
+        house.disk.fail(call, Errno::NOSPC);
+        assert_eq!(pulled(&house, &layer).await, Verdict::Bypass, "{call:?}");
+        nothing_is_left(&house).await;
+        house.disk.heal();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_thirty_third_is_told_to_come_again() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    house.disk.fail(Call::Reserve, Errno::NOSPC);
+    let mut open: Vec<BlobAnswer> = Vec::new();
+    for _ in 0..PLACES {
+        open.push(house.blob("a/b", &layer.digest, "").await.unwrap());
+    }
+    let error = house.blob("a/b", &layer.digest, "").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Overloaded);
+    assert!(error.retry_after.is_some_and(|after| after <= Duration::from_secs(5)));
+    // A place is free as soon as a reader has gone, however it went.
+    drop(open.pop());
+    assert_eq!(pulled(&house, &layer).await, Verdict::Bypass);
+    for answer in open {
+        assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
+    }
+    nothing_is_left(&house).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_lost_in_the_middle_is_not_noticed_by_the_readers() {
+    let size = 1 << 20;
+    let registry = Registry::start(Options { connection_rate: Some(2 << 20), ..Options::default() }).await;
+    let (house, layer) = cold(&registry, size).await;
+    // A file system where nothing can be set aside beforehand.
+    house.disk.fail(Call::Reserve, Errno::OPNOTSUPP);
+    house.disk.fail_after(10, Call::Write, Errno::NOSPC);
+    let mut clients = JoinSet::new();
+    for number in 0..8_u64 {
+        let (house, layer) = (house.clone(), layer.clone());
+        clients.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(number * 10)).await;
+            let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
+            assert!(matches!(answer.verdict, Verdict::Miss | Verdict::Joined), "{:?}", answer.verdict);
+            assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
+        });
+    }
+    for _ in 0..4 {
+        let (house, layer) = (house.clone(), layer.clone());
+        clients.spawn(async move {
+            // A part that lies behind the break.
+            let answer = house.blob("a/b", &layer.digest, "bytes=900000-900999").await.unwrap();
+            assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes[900_000..901_000]);
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done.unwrap();
+    }
+    let seen = registry.asked(&layer.digest.to_string());
+    assert_eq!(seen.len(), 13, "one for the fill, one for each reader");
+    // They go on where the draft ended.
+    let resumed = seen[1..].iter().filter(|seen| seen.range().is_some_and(|range| range != "bytes=0-"));
+    assert_eq!(resumed.count(), 12);
+    nothing_is_left(&house).await;
+    assert!(house.files().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_cache_a_wrong_body_is_never_complete() {
+    for (size, fault) in [
+        (SIZE, Fault::WrongByteAt(10)),
+        (SIZE, Fault::WrongByteAt(SIZE as u64 - 1)),
+        (SIZE, Fault::Longer(10)),
+        (SIZE, Fault::All(vec![Fault::Longer(10), Fault::NoLength])),
+        (3_000, Fault::WrongByteAt(0)),
+    ] {
+        let registry = Registry::open().await;
+        let (house, layer) = cold(&registry, size).await;
+        house.disk.fail(Call::Reserve, Errno::NOSPC);
+        assert_eq!(pulled(&house, &layer).await, Verdict::Bypass);
+        registry.always("/blobs/", fault.clone());
+        match house.pull("a/b", &layer.digest).await {
+            Ok(Got::Whole(_)) => panic!("{fault:?} was served as whole"),
+            Ok(Got::Broken(bytes)) => assert!(bytes.len() < size, "{fault:?}"),
+            Err(error) => assert_eq!(error.kind, ErrorKind::UpstreamUnavailable, "{fault:?}"),
+        }
+        nothing_is_left(&house).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_cache_a_broken_connection_is_taken_up_and_refusals_are_told_apart() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    house.disk.fail(Call::Reserve, Errno::NOSPC);
+    assert_eq!(pulled(&house, &layer).await, Verdict::Bypass);
+    for faults in [
+        vec![Fault::ResetAt(150_000), Fault::CloseAt(100_000)],
+        vec![Fault::CloseAt(150_000), Fault::IgnoreRange],
+        vec![Fault::ResetBeforeHead, Fault::status(503)],
+    ] {
+        registry.script("/blobs/", faults);
+        assert_eq!(pulled(&house, &layer).await, Verdict::Bypass);
+    }
+    registry.script("/blobs/", [Fault::status(404)]);
+    assert_eq!(house.blob("a/b", &layer.digest, "").await.unwrap_err().kind, ErrorKind::BlobUnknown);
+    registry.script("/blobs/", [Fault::answer(429, &[("retry-after", "7")], "")]);
+    let error = house.blob("a/b", &layer.digest, "").await.unwrap_err();
+    assert_eq!((error.kind, error.retry_after), (ErrorKind::TooManyRequests, Some(Duration::from_secs(7))));
+    nothing_is_left(&house).await;
+}
+
+/// Others filled the disk since the last look. Before the first waiter is sent past the cache, the account is taken
+/// anew and room is made by it; then the blob is kept after all.
+#[tokio::test(flavor = "multi_thread")]
+async fn room_is_made_out_of_turn_before_anybody_goes_past_the_cache() {
+    for call in [Call::Reserve, Call::Write] {
+        let registry = Registry::open().await;
+        let (house, layer) = cold(&registry, SIZE).await;
+        house.disk.fail_times(1, call, Errno::NOSPC);
+        assert_eq!(pulled(&house, &layer).await, Verdict::Miss, "{call:?}");
+        house.rest().await;
+        assert_eq!(pulled(&house, &layer).await, Verdict::Hit, "{call:?}");
+        assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1, "{call:?}");
+        assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_failures_of_the_disk_refuse_nobody_either() {
+    for (call, errno, verdict) in [
+        (Call::Create, Errno::ROFS, Verdict::Bypass),
+        (Call::Create, Errno::MFILE, Verdict::Bypass),
+        (Call::Create, Errno::IO, Verdict::Bypass),
+        (Call::Reserve, Errno::DQUOT, Verdict::Bypass),
+        (Call::Reserve, Errno::IO, Verdict::Bypass),
+        (Call::Write, Errno::IO, Verdict::Miss),
+        (Call::Write, Errno::FBIG, Verdict::Miss),
+        (Call::Rename, Errno::XDEV, Verdict::Miss),
+        (Call::Rename, Errno::ACCESS, Verdict::Miss),
+        (Call::Rename, Errno::NOSPC, Verdict::Miss),
+    ] {
+        let registry = Registry::open().await;
+        let (house, layer) = cold(&registry, SIZE).await;
+        house.disk.fail(call, errno);
+        assert_eq!(pulled(&house, &layer).await, verdict, "{call:?} {errno:?}");
+        nothing_is_left(&house).await;
+        assert!(house.files().is_empty(), "{call:?} {errno:?}: nothing is kept");
+        house.disk.heal();
+        assert_eq!(pulled(&house, &layer).await, Verdict::Miss, "{call:?} {errno:?}");
+        house.rest().await;
+        assert_eq!(pulled(&house, &layer).await, Verdict::Hit, "{call:?} {errno:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_writes_and_signals_are_not_noticed() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    house.disk.fail_times(5, Call::Write, Errno::INTR);
+    house.disk.short_writes(1_000);
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    house.rest().await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+}
+
+/// Without descriptors a cached blob cannot be opened. That says nothing about the blob: it stays, and the client is
+/// told to come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn want_of_descriptors_damages_nothing() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    house.rest().await;
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        house.disk.fail(Call::Open, errno);
+        let error = house.blob("a/b", &layer.digest, "").await.unwrap_err();
+        assert_eq!((error.kind, error.retry_after), (ErrorKind::Overloaded, Some(Duration::from_secs(1))));
+        house.disk.heal();
+        assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    }
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
+    assert_eq!(house.set_aside(), 0);
+}
+
+/// An upstream that sends a few bytes and breaks off, each time a few bytes further, was asked without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_bytes_further_are_no_progress() {
+    let registry = Registry::open().await;
+    let (house, layer) = cold(&registry, SIZE).await;
+    registry.always("/blobs/", Fault::CloseAt(1_000));
+    let got = house.pull("a/b", &layer.digest).await.unwrap().broken();
+    assert_eq!(got, layer.bytes[..3_000]);
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), 3);
+    nothing_is_left(&house).await;
+}

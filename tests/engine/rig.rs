@@ -1,0 +1,169 @@
+//! A disk and a metadata store that fail as a test says.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use binaryrepo::meta::{Applying, Batch, Meta, MetaError, Pair, Table};
+use binaryrepo::store::{Call, Faults, Strike};
+use rustix::io::Errno;
+
+/// Which calls fail, and after how many good ones.
+#[derive(Clone, Default)]
+pub struct Disk(Arc<Mutex<Vec<Rule>>>);
+
+struct Rule {
+    call: Call,
+    spare: usize,
+    strikes: usize,
+    what: What,
+}
+
+enum What {
+    Strike(Strike),
+    Wait(Gate),
+}
+
+impl Disk {
+    /// From now on.
+    pub fn fail(&self, call: Call, errno: Errno) {
+        self.fail_after(0, call, errno);
+    }
+
+    /// After so many good ones.
+    pub fn fail_after(&self, spare: usize, call: Call, errno: Errno) {
+        let what = What::Strike(Strike::Fail(errno.raw_os_error()));
+        self.rules().push(Rule { call, spare, strikes: usize::MAX, what });
+    }
+
+    pub fn fail_times(&self, strikes: usize, call: Call, errno: Errno) {
+        let what = What::Strike(Strike::Fail(errno.raw_os_error()));
+        self.rules().push(Rule { call, spare: 0, strikes, what });
+    }
+
+    /// Each write takes no more than so many bytes.
+    pub fn short_writes(&self, bytes: usize) {
+        let what = What::Strike(Strike::Short(bytes));
+        self.rules().push(Rule { call: Call::Write, spare: 0, strikes: usize::MAX, what });
+    }
+
+    /// After so many free ones these calls wait until the gate is opened.
+    pub fn hold_after(&self, spare: usize, call: Call, gate: &Gate) {
+        let what = What::Wait(gate.clone());
+        self.rules().push(Rule { call, spare, strikes: usize::MAX, what });
+    }
+
+    /// Everything works again.
+    pub fn heal(&self) {
+        self.rules().clear();
+    }
+
+    pub fn faults(&self) -> Faults {
+        let this = self.clone();
+        Faults::new(move |call| this.ask(call))
+    }
+
+    fn ask(&self, call: Call) -> Option<Strike> {
+        let gate = {
+            let mut rules = self.rules();
+            let rule = rules.iter_mut().find(|rule| rule.call == call && rule.strikes > 0)?;
+            if rule.spare > 0 {
+                rule.spare -= 1;
+                return None;
+            }
+            rule.strikes -= 1;
+            match &rule.what {
+                What::Strike(strike) => return Some(*strike),
+                What::Wait(gate) => gate.clone(),
+            }
+        };
+        gate.wait();
+        None
+    }
+
+    fn rules(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// Holds up whoever comes, until it is opened; ten seconds at most, so that a failed test ends.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let open = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_timeout_while(open, Duration::from_secs(10), |open| !*open));
+    }
+}
+
+/// How the metadata store takes what it is asked to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Well,
+    /// Takes no writes.
+    Dead,
+    /// Gone for good.
+    Closed,
+    /// Panics in whoever asks next, once.
+    Panics,
+}
+
+/// A metadata store with moods.
+pub struct Ledger {
+    inner: Arc<dyn Meta>,
+    mood: Mutex<Mood>,
+}
+
+impl Ledger {
+    pub fn over(inner: Arc<dyn Meta>) -> Self {
+        Self { inner, mood: Mutex::new(Mood::Well) }
+    }
+
+    pub fn is(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+}
+
+impl Meta for Ledger {
+    fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        self.inner.get_raw(table, key)
+    }
+
+    fn scan_raw(
+        &self,
+        table: Table,
+        after: Option<&[u8]>,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Pair>, MetaError> {
+        self.inner.scan_raw(table, after, prefix, limit)
+    }
+
+    fn apply(&self, batch: Batch) -> Applying {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Well => self.inner.apply(batch),
+            Mood::Dead => {
+                Box::pin(async { Err(MetaError::WriteDead("the disk takes no writes".to_owned())) })
+            }
+            Mood::Closed => Box::pin(async { Err(MetaError::Closed) }),
+            Mood::Panics => {
+                self.is(Mood::Well);
+                panic!("planted");
+            }
+        }
+    }
+
+    fn close(&self) -> Applying {
+        self.inner.close()
+    }
+
+    fn commits(&self) -> u64 {
+        self.inner.commits()
+    }
+}
