@@ -295,11 +295,14 @@ impl Drop for Line {
 
 /// All that a request counts.
 fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
-    let repository = note.repository.as_ref().map_or("-", |name| name.as_str());
+    // What is asked about a repository is no traffic of it, and may name one that does not exist.
+    let named = note.repository.as_ref().filter(|_| !note.action.starts_with("api."));
+    let repository = named.map_or("-", |name| name.as_str());
     let action = if note.action.is_empty() { "other" } else { note.action };
     let verdict = note.verdict.map(|verdict| Told {
         kind: action.split_once('.').map_or(action, |(kind, _)| kind),
         result: verdict.as_str(),
+        // These bytes the upstream did not send for this client.
         saves: match verdict {
             Verdict::Hit | Verdict::Joined | Verdict::Stale | Verdict::Revalidated => true,
             Verdict::Miss | Verdict::Negative | Verdict::Bypass | Verdict::Local => false,
