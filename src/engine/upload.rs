@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Engine;
+use super::accounts::Principal;
 use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
@@ -41,13 +42,18 @@ pub struct Upload {
 
 impl Engine {
     /// A new upload session of this image.
-    pub async fn start_upload(&self, scope: &Scope, algorithm: Algorithm) -> Result<UploadId, EngineError> {
-        Ok(uploads::start(&self.shared, source(scope), algorithm).await?.id)
+    pub async fn start_upload(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        algorithm: Algorithm,
+    ) -> Result<UploadId, EngineError> {
+        Ok(uploads::start(&self.shared, source(scope), by, algorithm).await?.id)
     }
 
     /// Takes an upload to work on. One that somebody works on already is out of order.
-    pub async fn upload(&self, scope: &Scope, id: &UploadId) -> Result<Upload, EngineError> {
-        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
+    pub async fn upload(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<Upload, EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope), by).ok_or_else(unknown)?;
         let Ok(mut state) = Arc::clone(&session.state).try_lock_owned() else {
             let message = "another request writes to this upload";
             return Err(EngineError::new(ErrorKind::UploadOutOfOrder { at: session.len() }, message));
@@ -68,8 +74,8 @@ impl Engine {
     }
 
     /// How many bytes of an upload came.
-    pub async fn upload_len(&self, scope: &Scope, id: &UploadId) -> Result<u64, EngineError> {
-        match self.upload(scope, id).await {
+    pub async fn upload_len(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<u64, EngineError> {
+        match self.upload(scope, by, id).await {
             Ok(upload) => Ok(upload.len()),
             Err(EngineError { kind: ErrorKind::UploadOutOfOrder { at }, .. }) => Ok(at),
             Err(error) => Err(error),
@@ -77,14 +83,24 @@ impl Engine {
     }
 
     /// Ends an upload without a blob, also while somebody works on it.
-    pub async fn cancel_upload(&self, scope: &Scope, id: &UploadId) -> Result<(), EngineError> {
-        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
+    pub async fn cancel_upload(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        id: &UploadId,
+    ) -> Result<(), EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope), by).ok_or_else(unknown)?;
         uploads::give_up(&self.shared, &session).await
     }
 
+    /// Ends the uploads that nobody went on with for their whole life. Housekeeping does so now and then.
+    pub async fn expire_uploads(&self) {
+        uploads::expire(&self.shared).await;
+    }
+
     /// Whether this upload ended with this digest already, and the answer got lost.
-    pub fn has_uploaded(&self, scope: &Scope, id: &UploadId, digest: &Digest) -> bool {
-        self.shared.uploads.has_finished(id, &source(scope), digest)
+    pub fn has_uploaded(&self, scope: &Scope, by: &Principal, id: &UploadId, digest: &Digest) -> bool {
+        self.shared.uploads.has_finished(id, &source(scope), by, digest)
     }
 
     async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), EngineError> {

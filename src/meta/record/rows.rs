@@ -223,6 +223,9 @@ pub struct SessionRow {
     pub repository: RepositoryId,
     #[serde(with = "text")]
     pub image: ImageName,
+    /// Who began it, and who alone may go on.
+    #[serde(default)]
+    pub owner: String,
     pub draft: u64,
     /// What the draft is hashed with.
     #[serde(with = "text")]
