@@ -15,6 +15,10 @@ use crate::names::{Algorithm, Digest, UploadId};
 use crate::reply::Reply;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+/// Clients are asked for chunks of at least this: opening the draft and looking at the disk cost as much as these
+/// bytes. A smaller one is taken all the same.
+const CHUNK_MIN: u64 = 64 << 10;
 
 /// Begins an upload, unless the blob is to be had without one.
 pub async fn start(
@@ -33,7 +37,8 @@ pub async fn start(
     let id =
         call.engine.start_upload(scope, call.principal(), algorithm.unwrap_or(Algorithm::Sha256)).await?;
     let Some(digest) = start.digest else {
-        return Ok(progress(call, StatusCode::ACCEPTED, &id, 0));
+        let begun = progress(call, StatusCode::ACCEPTED, &id, 0);
+        return Ok(begun.with_header(OCI_CHUNK_MIN_LENGTH, &CHUNK_MIN.to_string()));
     };
     let whole = async {
         let upload = call.engine.upload(scope, call.principal(), &id).await?;

@@ -264,3 +264,26 @@ async fn an_upload_that_nobody_goes_on_with_expires() {
     assert_eq!(engine.upload_len(&scope, &ME, &id).await.unwrap_err().kind, ErrorKind::UploadUnknown);
     assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }
+
+/// Sessions cost a row each, so there is an end to them. Whoever is refused is told to come again.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_not_more_than_ten_thousand_uploads() {
+    let model = Model::new().await;
+    let scope = model.scope();
+    let begin = || {
+        let (engine, scope) = (model.engine.clone(), scope.clone());
+        tokio::spawn(async move { engine.start_upload(&scope, &ME, Algorithm::Sha256).await })
+    };
+    let mut last = None;
+    for _ in 0..20 {
+        for begun in (0..500).map(|_| begin()).collect::<Vec<_>>() {
+            last = Some(begun.await.unwrap().unwrap());
+        }
+    }
+    let refused = begin().await.unwrap().unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Overloaded);
+    assert!(refused.retry_after.is_some());
+    model.engine.cancel_upload(&scope, &ME, &last.unwrap()).await.unwrap();
+    begin().await.unwrap().unwrap();
+    model.engine.shutdown().await;
+}

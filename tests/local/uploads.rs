@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
 use super::house::House;
-use super::pusher::{Pusher, blob, uploads};
+use super::pusher::{Pusher, blob, once_free, until, uploads};
 use super::support::image::Content;
 
 fn drafts(house: &House) -> usize {
@@ -138,25 +138,19 @@ async fn who_comes_while_another_writes_is_out_of_order() {
     let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhello");
     first.write_all(head.as_bytes()).await.unwrap();
     // Until the first one holds it.
-    let refused = loop {
+    let refused = until(async || {
         let answer = client.chunk(&location, "900-900", b"x").await;
-        if answer.header("range") == Some("0-4") {
-            break answer;
-        }
-    };
+        (answer.header("range") == Some("0-4")).then_some(answer)
+    })
+    .await;
     assert_eq!(refused.code(), (416, "RANGE_INVALID".to_owned()));
     let digest = Digest::of(Algorithm::Sha256, b"hellohello");
     assert_eq!(client.finish(&location, &digest, &[]).await.status, 416);
     assert_eq!(client.get(&location).await.header("range"), Some("0-4"));
     // It goes away in the middle: what came stays.
     drop(first);
-    loop {
-        let answer = client.chunk(&location, "5-9", b"hello").await;
-        if answer.status == 202 {
-            break;
-        }
-        assert_eq!(answer.status, 416, "{}", answer.all());
-    }
+    let answer = once_free(async || client.chunk(&location, "5-9", b"hello").await).await;
+    assert_eq!(answer.status, 202, "{}", answer.all());
     assert_eq!(client.finish(&location, &digest, &[]).await.status, 201);
 }
 
