@@ -18,6 +18,7 @@ mod errors;
 mod fill;
 mod flight;
 mod guards;
+mod images;
 mod inventory;
 mod listings;
 mod local;
@@ -50,8 +51,8 @@ pub use accounts::{
 };
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, CachedImage, CachedTag, Check, Collected, EngineError, ErrorKind, Manifest,
-    PageQuery, Purge, Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,
+    ReferrersPage, Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
