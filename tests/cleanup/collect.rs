@@ -1,6 +1,6 @@
 //! What cleanup takes, what it leaves, and what it says of that.
 
-use binaryrepo::engine::{Collected, ErrorKind, Settings};
+use binaryrepo::engine::{Collected, ErrorKind, Principal, Settings};
 use binaryrepo::names::Algorithm;
 
 use super::model::Thing;
@@ -159,8 +159,8 @@ async fn an_upload_that_nobody_went_on_with_goes_with_its_bytes() {
     let settings = Settings { upload_life: std::time::Duration::ZERO, ..roomy() };
     let yard = Yard::new(settings).await;
     let scope = yard.scope(APP);
-    let id = yard.engine.start_upload(&scope, Algorithm::Sha256).await.unwrap();
-    let mut upload = yard.engine.upload(&scope, &id).await.unwrap();
+    let id = yard.engine.start_upload(&scope, &Principal::Operator, Algorithm::Sha256).await.unwrap();
+    let mut upload = yard.engine.upload(&scope, &Principal::Operator, &id).await.unwrap();
     upload.append(vec![Content::random(1, 3_000).bytes]).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     // Somebody works on it.
@@ -169,7 +169,7 @@ async fn an_upload_that_nobody_went_on_with_goes_with_its_bytes() {
     let expected = Collected { uploads: 1, bytes: 3_000, ..Collected::default() };
     assert_eq!(yard.engine.collect(true).await.unwrap(), expected);
     assert_eq!(yard.engine.collect(false).await.unwrap(), expected);
-    assert!(yard.engine.upload(&scope, &id).await.is_err());
+    assert!(yard.engine.upload(&scope, &Principal::Operator, &id).await.is_err());
     assert_eq!(std::fs::read_dir(yard.dir.path().join("tmp")).unwrap().count(), 0);
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use binaryrepo::engine::{
-    BlobWant, Engine, EngineError, Ground, LocalSpec, ManifestPush, MaxSize, RepositorySpec, Scope, Settings,
-    Want,
+    BlobWant, Engine, EngineError, Ground, LocalSpec, ManifestPush, MaxSize, Principal, RepositorySpec,
+    Scope, Settings, Want,
 };
 use binaryrepo::meta::{Batch, Durability, HolderRow, LinkRow, Meta as _, MetaExt as _, Options, RedbMeta};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest};
@@ -76,8 +76,8 @@ impl Yard {
 
     pub async fn push_blob(&self, place: &str, content: &Content) -> Result<u64, EngineError> {
         let scope = self.scope(place);
-        let id = self.engine.start_upload(&scope, Algorithm::Sha256).await?;
-        let mut upload = self.engine.upload(&scope, &id).await?;
+        let id = self.engine.start_upload(&scope, &Principal::Operator, Algorithm::Sha256).await?;
+        let mut upload = self.engine.upload(&scope, &Principal::Operator, &id).await?;
         upload.append(vec![content.bytes.clone()]).await?;
         upload.finish(&content.digest).await
     }

@@ -92,7 +92,7 @@ impl<'t> Tables<'t> {
             let holds = if requirement.is_prefix() {
                 let next = redb::ReadableTable::range(table, key..)?.next().transpose()?;
                 let under = next.as_ref().filter(|(found, _)| found.value().starts_with(key));
-                requirement.holds(under.map(|(_, value)| value.value()).as_deref())
+                requirement.holds(under.map(|(_, value)| value.value()))
             } else {
                 let stored = redb::ReadableTable::get(table, key)?;
                 requirement.holds(stored.as_ref().map(|value| value.value()))
