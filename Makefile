@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e simulate faults demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e conformance simulate faults demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -45,6 +45,9 @@ e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (roo
 	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman skopeo \
 		containerd ctr=containerd debootstrap openssl curl
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
+
+conformance: dist ## Run the official conformance suite of the OCI distribution-spec, and write docs/conformance.md (Go)
+	ops/conformance.sh target/dist/binaryrepo
 
 # Each run begins with another seed; it prints which, and SIM_BASE repeats it.
 simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N replays one)
@@ -85,7 +88,8 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
-nightly: test lint e2e simulate ## Everything, ten million schedules, and the advisories, which need the network
+nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, and the advisories (network)
+	KILL_ROUNDS=200 cargo test --locked --features planted-bugs --test local kill:: -- --nocapture
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
 		cargo deny --locked check advisories; \
 	else \

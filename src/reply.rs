@@ -9,6 +9,9 @@ use serde::Serialize;
 use crate::engine::{Reader, Verdict};
 use crate::names::{ImageName, RepositoryName};
 
+/// Room for what an answer with content says about it; it grows where there is more.
+const USUAL_HEADERS: usize = 12;
+
 /// An answer, not yet on its way.
 #[derive(Debug)]
 pub struct Reply {
@@ -49,7 +52,12 @@ impl Note {
 impl Reply {
     /// A status, and nothing else.
     pub fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), content: Content::Empty, note: Note::default() }
+        Self {
+            status,
+            headers: HeaderMap::with_capacity(USUAL_HEADERS),
+            content: Content::Empty,
+            note: Note::default(),
+        }
     }
 
     pub fn bytes(status: StatusCode, media_type: &str, bytes: impl Into<Bytes>) -> Self {
@@ -93,6 +101,22 @@ impl Reply {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(name, value);
         }
+        self
+    }
+
+    pub fn with_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Sets a header to a text of ours, which is not copied.
+    pub fn with_static(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.insert(name, HeaderValue::from_static(value));
+        self
+    }
+
+    pub fn with_number(mut self, name: HeaderName, value: u64) -> Self {
+        self.headers.insert(name, HeaderValue::from(value));
         self
     }
 

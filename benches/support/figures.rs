@@ -14,6 +14,10 @@ impl Figure {
         self.0.push(value);
     }
 
+    pub fn rounds(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -23,10 +27,6 @@ impl Figure {
     /// Round by round, so that what disturbs a round disturbs both sides of it.
     pub fn ratio(&self, baseline: &Self) -> Self {
         Self(self.0.iter().zip(&baseline.0).map(|(own, other)| own / other).collect())
-    }
-
-    pub fn scaled(&self, factor: f64) -> Self {
-        Self(self.0.iter().map(|value| value * factor).collect())
     }
 }
 
@@ -61,11 +61,6 @@ impl Verdicts {
         };
         self.missed += usize::from(!kept);
         println!("{:<7} {what}: {figure:.2}, {text}", if kept { "kept" } else { "MISSED" });
-    }
-
-    /// For a figure that the circumstances keep from being one.
-    pub fn skip(&self, what: &str, why: &str) {
-        println!("{:<7} {what}: {why}", "skipped");
     }
 
     /// With `--strict` a missed bound fails the bench; on a machine with neighbours it may be theirs.

@@ -21,7 +21,7 @@ const FILES_PER_CONNECTION: u64 = 4;
 
 pub fn run(place: &Place, flags: &SettingFlags) -> Result<(), CliError> {
     let config = flags.load(place)?;
-    telemetry::init(config.log.format, &config.log.level)
+    let _log = telemetry::init_server(config.log.format, &config.log.level)
         .map_err(|error| CliError::failed("the log cannot be set up").with_cause(error))?;
     for warning in config.warnings() {
         tracing::warn!(hint = warning.hint, "{}", warning.message);

@@ -22,7 +22,7 @@ pub trait Directory {
 /// The host names under which this server is known.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// `<repository>.<base>` is the host of a repository.
+    /// `<repository>.<base>` is the host of a repository. In lower case.
     pub base_domains: Vec<String>,
     /// The host of the public URL: never a repository's, whatever it looks like.
     pub public_host: Option<String>,
@@ -43,7 +43,7 @@ impl Site {
             return None;
         }
         for base in &self.base_domains {
-            let label = host.strip_suffix(&base.to_ascii_lowercase()).and_then(|rest| rest.strip_suffix('.'));
+            let label = host.strip_suffix(base.as_str()).and_then(|rest| rest.strip_suffix('.'));
             match label {
                 Some(label) if !label.is_empty() && !label.contains('.') && label != API_LABEL => {
                     return Some(label.to_owned());
@@ -145,7 +145,7 @@ impl Entrance<'_> {
         let image: ImageName =
             image.parse().map_err(|error| WireError::new(Code::NameInvalid, format!("{error}")))?;
         let image = repository.canonical(image);
-        let base = format!("{}/v2/{spelling}", self.front());
+        let base = [&*self.front(), "/v2/", spelling].concat();
         Ok(Address { repository, image, spelling: spelling.to_owned(), base, namespace })
     }
 

@@ -28,7 +28,7 @@ use http::StatusCode;
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
-use crate::engine::{Engine, Identity, Repositories, Repository, Scope};
+use crate::engine::{Engine, Identity, Principal, Repositories, Repository, Scope};
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
@@ -68,9 +68,9 @@ pub async fn handle(
     let mut reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
     note.verdict = reply.note.verdict;
     if !body.is_end_stream() && !hears(request, &mut body).await {
-        reply = reply.with_header(CONNECTION, "close");
+        reply = reply.with_static(CONNECTION, "close");
     }
-    reply.with_header(API_VERSION, "registry/2.0").with_note(note)
+    reply.with_static(API_VERSION, "registry/2.0").with_note(note)
 }
 
 /// Whether the client is done sending what was not wanted, and so listens. One that asked first is not made to send.
@@ -178,11 +178,20 @@ impl Call<'_> {
                 pull::manifest(engine, &scope, &reference, want, headers).await
             }
             Action::Blob { digest, want } => pull::blob(engine, &scope, &digest, want, headers).await,
-            Action::Tags { page } => tags::list(engine, &scope, address, page).await,
+            // Boxed: rare and large, and the future of every other request would be as large.
+            Action::Tags { page } => Box::pin(tags::list(engine, &scope, address, page)).await,
             Action::Referrers { digest, query } => {
-                referrers::list(engine, &scope, address, &digest, &query).await
+                Box::pin(referrers::list(engine, &scope, address, &digest, &query)).await
             }
             Action::Push(push) => push::act(self, &scope, push, body).await,
+        }
+    }
+
+    /// Who pushes. By then it is known who they are.
+    fn principal(&self) -> &Principal {
+        match self.context.identity {
+            Ok(identity) => &identity.principal,
+            Err(_) => &Principal::Anonymous,
         }
     }
 

@@ -1,12 +1,15 @@
 //! Owns the answers to pulls: manifests and blobs, with their headers, conditions and ranges.
 //! Must not know: how the engine came by the bytes.
 
+use std::fmt::Write as _;
+
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     IF_NONE_MATCH, IF_RANGE, RANGE, WARNING, X_CONTENT_TYPE_OPTIONS,
 };
-use http::header::{HeaderMap, HeaderName};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::wire::{WireError, X_CACHE};
 use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Scope, Verdict, Want};
@@ -56,9 +59,9 @@ fn manifest_reply(found: Manifest, want: Want, headers: &HeaderMap) -> Reply {
     } else {
         let mut reply = describe(Reply::empty(StatusCode::OK), &found.digest, found.verdict)
             .with_header(CONTENT_TYPE, found.media_type.as_str())
-            .with_header(CONTENT_LENGTH, &found.size.to_string())
+            .with_number(CONTENT_LENGTH, found.size)
             // Its type is the upstream's word: a browser must never run it as a page of this host.
-            .with_header(CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
+            .with_static(CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
         if want == Want::Body {
             reply.content = Content::Bytes(found.bytes);
         }
@@ -73,10 +76,10 @@ fn blob_reply(found: BlobAnswer) -> Reply {
         None => (StatusCode::OK, found.size),
     };
     let mut reply = describe(Reply::empty(status), &found.digest, found.verdict)
-        .with_header(CONTENT_TYPE, "application/octet-stream")
-        .with_header(CONTENT_LENGTH, &length.to_string())
-        .with_header(ACCEPT_RANGES, "bytes")
-        .with_header(CACHE_CONTROL, FOR_EVER);
+        .with_static(CONTENT_TYPE, "application/octet-stream")
+        .with_number(CONTENT_LENGTH, length)
+        .with_static(ACCEPT_RANGES, "bytes")
+        .with_static(CACHE_CONTROL, FOR_EVER);
     if let Some(range) = found.range {
         let last = range.end.saturating_sub(1);
         reply = reply.with_header(CONTENT_RANGE, &format!("bytes {}-{last}/{}", range.start, found.size));
@@ -93,16 +96,26 @@ fn not_modified(digest: &Digest, verdict: Verdict) -> Reply {
 
 /// What every answer with content says about it.
 fn describe(reply: Reply, digest: &Digest, verdict: Verdict) -> Reply {
-    let text = digest.to_string();
+    let (tag, text) = entity_tag(digest);
     let mut reply = reply
-        .with_header(ETAG, &format!("\"{text}\""))
-        .with_header(DOCKER_CONTENT_DIGEST, &text)
-        .with_header(X_CONTENT_TYPE_OPTIONS, "nosniff");
+        .with_value(DOCKER_CONTENT_DIGEST, text)
+        .with_value(ETAG, tag)
+        .with_static(X_CONTENT_TYPE_OPTIONS, "nosniff");
     if verdict != Verdict::Local {
-        reply = reply.with_header(X_CACHE, verdict.as_str());
+        reply = reply.with_static(X_CACHE, verdict.as_str());
     }
     reply.note.verdict = Some(verdict);
     reply
+}
+
+/// A digest in quotes, and without: one text, seen in two ways.
+fn entity_tag(digest: &Digest) -> (HeaderValue, HeaderValue) {
+    let mut text = String::with_capacity(160);
+    write!(text, "\"{digest}\"").expect("a String takes whatever is written to it");
+    let quoted = Bytes::from(text);
+    let bare = quoted.slice(1..quoted.len() - 1);
+    let value = |text| HeaderValue::from_maybe_shared(text).expect("a digest is plain text");
+    (value(quoted), value(bare))
 }
 
 /// Newer clients print a `Warning` to their users.
@@ -119,6 +132,9 @@ pub fn warn(reply: Reply, verdict: Verdict, warning: Option<&str>) -> Reply {
 
 /// Whether `If-None-Match` names this digest. Comparison is weak, as a condition on a read asks.
 fn none_match(headers: &HeaderMap, digest: &Digest) -> bool {
+    if !headers.contains_key(IF_NONE_MATCH) {
+        return false;
+    }
     let own = format!("\"{digest}\"");
     let lines = headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     let mut tags = lines.flat_map(|line| line.split(',')).map(str::trim);
@@ -140,9 +156,6 @@ fn range(headers: &HeaderMap, digest: &Digest) -> RangeRequest {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use http::HeaderValue;
-
     use super::*;
     use crate::names::{Algorithm, ByteRange, MediaType};
 

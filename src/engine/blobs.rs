@@ -76,6 +76,17 @@ impl Engine {
             self.touch(digest);
             return answered_from_memory(&answer, want);
         }
+        // Boxed: what follows is large, and would make the future of every request for a small blob so.
+        Box::pin(self.blob_from_disk_or_upstream(scope, digest, want, key)).await
+    }
+
+    async fn blob_from_disk_or_upstream(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        want: BlobWant,
+        key: AnswerKey,
+    ) -> Result<BlobAnswer, EngineError> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
         let (mut promised, mut proven) = (false, None);
         for _ in 0..TRIES {

@@ -56,6 +56,18 @@ impl Engine {
         if let Some(answer) = self.remembered(scope, &key) {
             return Ok(from_memory(&answer));
         }
+        // Boxed: what follows is rare and large, and would make every request's future so.
+        Box::pin(self.manifest_by_stored_tag(scope, remote, tag, want, key)).await
+    }
+
+    async fn manifest_by_stored_tag(
+        &self,
+        scope: &Scope,
+        remote: &Remote,
+        tag: &Tag,
+        want: Want,
+        key: AnswerKey,
+    ) -> Result<Manifest, EngineError> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
         let Some(known) = self.known(scope, tag).await? else {
             return self.cold(scope, tag, want).await;
@@ -205,6 +217,16 @@ impl Engine {
         if let Some(answer) = self.remembered(scope, &key) {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
+        Box::pin(self.manifest_by_stored_digest(scope, digest, verdict, key)).await
+    }
+
+    async fn manifest_by_stored_digest(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        verdict: Verdict,
+        key: AnswerKey,
+    ) -> Result<Manifest, EngineError> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
         let Some(manifest) = self.stored(scope, digest, verdict).await? else {
             return self.fetched(scope, Reference::Digest(*digest)).await;

@@ -17,6 +17,7 @@ mod errors;
 mod fill;
 mod flight;
 mod guards;
+mod images;
 mod inventory;
 mod listings;
 mod local;
@@ -48,8 +49,8 @@ pub use accounts::{
 };
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, CachedImage, CachedTag, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge,
-    Purged, ReferrersPage, Scope, Status, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged, ReferrersPage,
+    Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;

@@ -58,8 +58,7 @@ impl Repositories {
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
-        let name: RepositoryName = name.parse().ok()?;
-        self.by_name.get(&name).map(|entry| Arc::clone(&entry))
+        self.by_name.get(name).map(|entry| Arc::clone(&entry))
     }
 
     pub(super) fn by_id(&self, id: RepositoryId) -> Option<Arc<Repository>> {

@@ -1,10 +1,12 @@
 //! Owns the envelope of every request: its id, the checks of its head, one log line, the metrics, and the guard
 //! against a panic. Must not know: what is asked, and what a registry is.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -15,11 +17,11 @@ use http_body::Body;
 use ipnet::IpNet;
 
 use super::body::{ResponseBody, Witness};
-use super::caller::{Caller, HostFault, Peer, X_REQUEST_ID};
+use super::caller::{Caller, HostFault, Peer, RequestId, X_REQUEST_ID};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
 use crate::reply::{Content, Note, Reply};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Answer, Metrics, Told};
 
 /// Most bytes of a request's headers.
 const LARGEST_HEAD: usize = 32 << 10;
@@ -34,6 +36,7 @@ pub struct Arrival<B> {
     pub parts: Parts,
     pub body: B,
     pub caller: Caller,
+    pub request_id: RequestId,
 }
 
 /// What is put around every request.
@@ -51,7 +54,7 @@ impl Envelope {
         request: Request<B>,
         peer: Peer,
         handler: H,
-    ) -> Response<ResponseBody<Line>>
+    ) -> Response<ResponseBody<Box<Line>>>
     where
         B: Body,
         H: FnOnce(Arrival<B>) -> F,
@@ -59,30 +62,42 @@ impl Envelope {
     {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let mut line = Line::new(self, peer, &parts);
+        // Boxed: it goes from hand to hand until the last byte is sent.
+        let mut line = Box::new(Line::new(self, peer, &parts));
         let caller = Caller::read(&parts, peer, &self.trusted_proxies).map_err(HeadFault::from);
         let reply = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
             Ok(caller) => {
-                line.recognise(&caller);
-                let handled = guarded(handler(Arrival { parts, body, caller })).await;
-                handled.unwrap_or_else(|Panicked| panic_reply(&line.request_id))
+                line.client = caller.client;
+                let handling =
+                    pin!(handler(Arrival { parts, body, caller, request_id: line.request_id.clone() }));
+                let handled = guarded(handling).await;
+                handled.unwrap_or_else(|Panicked| panic_reply(line.request_id.as_str()))
             }
             Err(fault) => rejected(&fault),
         };
         self.send(reply, line, is_head)
     }
 
-    fn send(&self, mut reply: Reply, mut line: Line, is_head: bool) -> Response<ResponseBody<Line>> {
+    fn send(
+        &self,
+        mut reply: Reply,
+        mut line: Box<Line>,
+        is_head: bool,
+    ) -> Response<ResponseBody<Box<Line>>> {
         if let Content::Bytes(bytes) = &reply.content {
             reply.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
         }
         if matches!(reply.content, Content::Blob(_)) && announced(&reply).is_none() {
-            tracing::error!(req_id = %line.request_id, "a blob without a length would never be known to be whole");
-            reply = internal_error(&line.request_id).with_note(reply.note);
+            tracing::error!(
+                req_id = %line.request_id.as_str(),
+                "a blob without a length would never be known to be whole"
+            );
+            reply = internal_error(line.request_id.as_str()).with_note(reply.note);
         }
-        line.head(&reply);
+        line.status = Some(reply.status);
+        line.note = std::mem::take(&mut reply.note);
         let length = announced(&reply);
-        let request_id = HeaderValue::from_str(&line.request_id).ok();
+        let request_id = line.request_id.header();
         let body = match (reply.content, length) {
             _ if is_head => ResponseBody::empty(line),
             (Content::Blob(reader), Some(length)) => ResponseBody::blob(reader, length, &self.metrics, line),
@@ -92,9 +107,7 @@ impl Envelope {
         let mut response = Response::new(body);
         *response.status_mut() = reply.status;
         *response.headers_mut() = reply.headers;
-        if let Some(request_id) = request_id {
-            response.headers_mut().insert(X_REQUEST_ID, request_id);
-        }
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
 }
@@ -175,8 +188,7 @@ fn panic_reply(request_id: &str) -> Reply {
 struct Panicked;
 
 /// A panic ends this request, not the connection's task with the requests that wait behind it.
-async fn guarded<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
+async fn guarded<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panicked> {
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(poll) => poll.map(Ok),
         Err(_) => Poll::Ready(Err(Panicked)),
@@ -195,7 +207,7 @@ pub struct Line {
     method: Method,
     uri: Uri,
     agent: Option<HeaderValue>,
-    request_id: String,
+    request_id: RequestId,
     note: Note,
     /// `None` until there is a head.
     status: Option<StatusCode>,
@@ -215,7 +227,7 @@ impl Line {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             agent: parts.headers.get(USER_AGENT).cloned(),
-            request_id: super::caller::new_request_id(),
+            request_id: RequestId::of(parts, peer, &envelope.trusted_proxies),
             note: Note::default(),
             status: None,
             first_byte: None,
@@ -224,24 +236,18 @@ impl Line {
         }
     }
 
-    fn recognise(&mut self, caller: &Caller) {
-        self.client = caller.client;
-        self.request_id.clone_from(&caller.request_id);
-    }
-
-    fn head(&mut self, reply: &Reply) {
-        self.status = Some(reply.status);
-        self.note = reply.note.clone();
-    }
-
     fn write(&self) {
         let now = self.clock.now();
-        let client = self.client.map_or_else(|| self.peer.to_string(), |address| address.to_string());
+        let client: &dyn fmt::Display = match &self.client {
+            Some(address) => address,
+            None => &self.peer,
+        };
         let agent = self.agent.as_ref().map(|agent| clean(agent.as_bytes()));
+        let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
         tracing::info!(
             target: "access",
-            req_id = %self.request_id,
-            client,
+            req_id = %self.request_id.as_str(),
+            %client,
             method = %clean(self.method.as_str().as_bytes()),
             // The path alone: a query may carry a signature.
             path = %clean(self.uri.path().as_bytes()),
@@ -255,8 +261,8 @@ impl Line {
             reference = self.note.reference.as_deref(),
             cache = self.note.verdict.map(Verdict::as_str),
             aborted = (!self.complete).then_some(true),
-            user = self.note.user.as_ref().map(|user| clean(user.as_bytes())),
-            user_agent = agent,
+            user = user.as_deref(),
+            user_agent = agent.as_deref(),
         );
     }
 
@@ -293,20 +299,16 @@ fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
     let named = note.repository.as_ref().filter(|_| !note.action.starts_with("api."));
     let repository = named.map_or("-", |name| name.as_str());
     let action = if note.action.is_empty() { "other" } else { note.action };
-    metrics.request(repository, action, code);
-    metrics.bytes_to_clients(repository, bytes);
-    let Some(verdict) = note.verdict else {
-        return;
-    };
-    let kind = action.split('.').next().unwrap_or(action);
-    metrics.verdict(repository, kind, verdict.as_str());
-    match verdict {
+    let verdict = note.verdict.map(|verdict| Told {
+        kind: action.split_once('.').map_or(action, |(kind, _)| kind),
+        result: verdict.as_str(),
         // These bytes the upstream did not send for this client.
-        Verdict::Hit | Verdict::Joined | Verdict::Stale | Verdict::Revalidated => {
-            metrics.bytes_saved(repository, bytes);
-        }
-        Verdict::Miss | Verdict::Negative | Verdict::Bypass | Verdict::Local => {}
-    }
+        saves: match verdict {
+            Verdict::Hit | Verdict::Joined | Verdict::Stale | Verdict::Revalidated => true,
+            Verdict::Miss | Verdict::Negative | Verdict::Bypass | Verdict::Local => false,
+        },
+    });
+    metrics.answered(Answer { repository, action, code, verdict }, bytes);
 }
 
 fn millis(later: Millis, earlier: Millis) -> u64 {
@@ -314,7 +316,13 @@ fn millis(later: Millis, earlier: Millis) -> u64 {
 }
 
 /// One line of printable ASCII, cut: what a client chose can neither forge a line nor colour a terminal.
-fn clean(bytes: &[u8]) -> String {
+fn clean(bytes: &[u8]) -> Cow<'_, str> {
+    let odd = |byte: &u8| !matches!(byte, b' '..=b'~') | matches!(byte, b'"' | b'\'' | b'\\');
+    // Every byte is looked at, without a branch: that is what is fast.
+    let plain = bytes.len() <= LONGEST_FIELD && !bytes.iter().fold(false, |seen, byte| seen | odd(byte));
+    if let (true, Ok(text)) = (plain, std::str::from_utf8(bytes)) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::new();
     for byte in bytes {
         let escaped = std::ascii::escape_default(*byte);
@@ -323,7 +331,7 @@ fn clean(bytes: &[u8]) -> String {
         }
         out.extend(escaped.map(char::from));
     }
-    out
+    Cow::Owned(out)
 }
 
 #[cfg(test)]

@@ -47,6 +47,16 @@ pub trait Witness: Send + Unpin + 'static {
     fn complete(&mut self);
 }
 
+impl<W: Witness> Witness for Box<W> {
+    fn sent(&mut self, bytes: usize) {
+        (**self).sent(bytes);
+    }
+
+    fn complete(&mut self) {
+        (**self).complete();
+    }
+}
+
 /// The body of every answer.
 #[derive(Debug)]
 pub struct ResponseBody<W, S = Reader> {

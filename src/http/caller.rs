@@ -2,11 +2,11 @@
 //! the proxy is trusted. Must not know: what is asked, and who may do what.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::header::{HeaderMap, HeaderName};
+use bytes::Bytes;
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::request::Parts;
-use http::uri::Authority;
 use ipnet::IpNet;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,14 +19,14 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LONGEST_HOST: usize = 260;
 
 /// Any of these shows that a proxy stands between, trusted or not.
-const TRACES_OF_A_PROXY: [&str; 7] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-real-ip",
+static TRACES_OF_A_PROXY: [HeaderName; 7] = [
+    FORWARDED,
+    VIA,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PREFIX,
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
 ];
 
 /// The other end of a connection.
@@ -44,6 +44,10 @@ impl Peer {
             Self::Tcp(socket) => Some(socket.ip().to_canonical()),
             Self::Admin => None,
         }
+    }
+
+    pub fn is_any_of(self, nets: &[IpNet]) -> bool {
+        self.address().is_some_and(|address| nets.iter().any(|net| net.contains(&address)))
     }
 
     /// A program on this machine; it may still be a proxy.
@@ -75,7 +79,37 @@ pub struct Caller {
     pub prefix: Option<String>,
     /// From this machine, and no proxy has left a trace.
     pub direct: bool,
-    pub request_id: String,
+}
+
+/// The word under which a request is found again in the log. It can stand in a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// That of a trusted proxy, where it is a plain word, else a new one.
+    pub fn of(parts: &Parts, peer: Peer, trusted: &[IpNet]) -> Self {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let plain =
+            |id: &&HeaderValue| (1..=64).contains(&id.len()) && id.as_bytes().iter().copied().all(legal);
+        let given = if peer.is_any_of(trusted) { only(&parts.headers, &X_REQUEST_ID) } else { None };
+        given.filter(plain).map_or_else(Self::new, |id| Self(id.clone()))
+    }
+
+    /// 128 random bits. No secret: it only has to be found again.
+    fn new() -> Self {
+        let random = fastrand::u128(..).to_be_bytes();
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        let text: Vec<u8> = random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        Self(HeaderValue::from_maybe_shared(Bytes::from(text)).expect("hexadecimal digits"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().expect("a plain word")
+    }
+
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
 }
 
 /// Why a request's host cannot be told.
@@ -95,8 +129,8 @@ impl Caller {
         let headers = &parts.headers;
         let own_host = host(parts)?;
         let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
-        let by_proxy = peer.address().is_some_and(trusts);
-        let forwarded = |name: HeaderName| if by_proxy { only(headers, &name) } else { None };
+        let by_proxy = peer.is_any_of(trusted);
+        let forwarded = |name: HeaderName| if by_proxy { only_text(headers, &name) } else { None };
         let client = match peer.address() {
             Some(address) if by_proxy => Some(client(headers, address, trusts)),
             address => address,
@@ -111,23 +145,23 @@ impl Caller {
             host: host.to_owned(),
             secure: forwarded(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")),
             prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
-            direct: peer.is_loopback() && !TRACES_OF_A_PROXY.iter().any(|name| headers.contains_key(*name)),
-            request_id: request_id(forwarded(X_REQUEST_ID)),
+            direct: peer.is_loopback() && !headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name)),
         })
     }
 }
 
-/// The value of a header that stands there once, as text.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+/// The value of a header that stands there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok(),
-        _ => None,
-    }
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn only_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    only(headers, name)?.to_str().ok()
 }
 
 fn host(parts: &Parts) -> Result<&str, HostFault> {
-    let host = checked_host(only(&parts.headers, &http::header::HOST).ok_or(HostFault::NotOne)?)?;
+    let host = checked_host(only_text(&parts.headers, &http::header::HOST).ok_or(HostFault::NotOne)?)?;
     match parts.uri.authority() {
         Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => Err(HostFault::Contradiction),
         _ => Ok(host),
@@ -135,16 +169,17 @@ fn host(parts: &Parts) -> Result<&str, HostFault> {
 }
 
 fn checked_host(text: &str) -> Result<&str, HostFault> {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
-    let shaped = text.parse::<Authority>().is_ok_and(|authority| {
-        let port = text.strip_prefix(authority.host()).unwrap_or_default();
-        !authority.host().is_empty() && (port.is_empty() || authority.port_u16().is_some())
-    });
-    if shaped && text.len() <= LONGEST_HOST && text.bytes().all(legal) {
-        Ok(text)
-    } else {
-        Err(HostFault::Malformed)
-    }
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            (!name.is_empty() && name.bytes().all(legal), port)
+        }
+    };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok();
+    let port = port.is_empty() || port.strip_prefix(':').is_some_and(digits);
+    if name && port && text.len() <= LONGEST_HOST { Ok(text) } else { Err(HostFault::Malformed) }
 }
 
 /// The last address of the chain that no trusted proxy has; each proxy adds the one that it saw.
@@ -173,20 +208,6 @@ fn prefix(text: &str) -> Option<&str> {
     (shaped && !climbs && text.bytes().all(legal)).then_some(text)
 }
 
-/// The proxy's own id where it is a plain word, else a new one.
-fn request_id(given: Option<&str>) -> String {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    match given.filter(|id| (1..=64).contains(&id.len()) && id.bytes().all(legal)) {
-        Some(id) => id.to_owned(),
-        None => new_request_id(),
-    }
-}
-
-/// 128 random bits. No secret: it only has to be found again in the log.
-pub fn new_request_id() -> String {
-    format!("{:032x}", fastrand::u128(..))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,14 +215,28 @@ mod tests {
     const NEAR: &str = "127.0.0.1:5000";
     const FAR: &str = "192.0.2.7:5000";
 
-    fn read(peer: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Caller, HostFault> {
+    fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
         let mut request = http::Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (parts, ()) = request.body(()).expect("a request").into_parts();
-        let trusted = ["10.0.0.0/8".parse().expect("a net"), "::1/128".parse().expect("a net")];
-        Caller::read(&parts, Peer::Tcp(peer.parse().expect("an address")), &trusted)
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn peer(address: &str) -> Peer {
+        Peer::Tcp(address.parse().expect("an address"))
+    }
+
+    fn trusted() -> [IpNet; 2] {
+        ["10.0.0.0/8", "::1/128"].map(|net| net.parse().expect("a net"))
+    }
+
+    fn read(address: &str, uri: &str, headers: &[(&str, &str)]) -> Result<Caller, HostFault> {
+        Caller::read(&parts(uri, headers), peer(address), &trusted())
+    }
+
+    fn request_id(address: &str, headers: &[(&str, &str)]) -> RequestId {
+        RequestId::of(&parts("/", headers), peer(address), &trusted())
     }
 
     #[test]
@@ -209,7 +244,24 @@ mod tests {
         for host in ["a.b", "a.b:80", "localhost:8081", "[::1]:80", "a_b", "127.0.0.1"] {
             assert_eq!(read(NEAR, "/", &[("host", host)]).map(|c| c.host).as_deref(), Ok(host));
         }
-        for host in ["", "h/../x?y#z", "a@b", "a b", "a:b", "a,b", "a\u{e9}", ":80", "[::1"] {
+        for host in [
+            "",
+            "h/../x?y#z",
+            "a@b",
+            "a b",
+            "a:b",
+            "a:",
+            "a:80:80",
+            "a:65536",
+            "a:+80",
+            "a]",
+            "[::1]x",
+            "[a]",
+            "a,b",
+            "a\u{e9}",
+            ":80",
+            "[::1",
+        ] {
             assert!(read(NEAR, "/", &[("host", host)]).is_err(), "{host}");
         }
         assert_eq!(read(NEAR, "/", &[]).err(), Some(HostFault::NotOne));
@@ -233,12 +285,13 @@ mod tests {
         let caller = read(FAR, "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("192.0.2.7".parse().expect("an address")));
         assert_eq!((caller.host.as_str(), caller.prefix, caller.secure), ("real", None, false));
-        assert!(caller.request_id != "forged" && caller.request_id.len() == 32);
+        assert_eq!(request_id(FAR, &SPOOFED).as_str().len(), 32);
 
         let caller = read("10.0.0.2:5000", "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("203.0.113.9".parse().expect("an address")));
         assert_eq!((caller.host.as_str(), caller.prefix.as_deref()), ("forged", Some("/forged")));
-        assert_eq!((caller.request_id.as_str(), caller.secure), ("forged", true));
+        assert!(caller.secure);
+        assert_eq!(request_id("10.0.0.2:5000", &SPOOFED).as_str(), "forged");
     }
 
     #[test]
@@ -262,8 +315,8 @@ mod tests {
         assert!(read(NEAR, "/", &[("host", "a")]).expect("a caller").direct);
         assert!(read("[::ffff:127.0.0.1]:1", "/", &[("host", "a")]).expect("a caller").direct);
         assert!(!read(FAR, "/", &[("host", "a")]).expect("a caller").direct);
-        for trace in TRACES_OF_A_PROXY {
-            let caller = read(NEAR, "/", &[("host", "a"), (trace, "x")]).expect("a caller");
+        for trace in &TRACES_OF_A_PROXY {
+            let caller = read(NEAR, "/", &[("host", "a"), (trace.as_str(), "x")]).expect("a caller");
             assert!(!caller.direct, "{trace}");
         }
     }
@@ -280,8 +333,12 @@ mod tests {
 
     #[test]
     fn a_strange_request_id_is_replaced() {
-        for strange in ["", "a b", "a\nb", &"a".repeat(65)] {
-            assert_eq!(request_id(Some(strange)).len(), 32, "{strange}");
+        for strange in ["", "a b", "a\"b", "\u{e9}", &"a".repeat(65)] {
+            let id = request_id("10.0.0.2:1", &[("x-request-id", strange)]);
+            assert!(
+                id.as_str().len() == 32 && id.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "{strange}"
+            );
         }
     }
 }

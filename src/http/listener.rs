@@ -241,9 +241,9 @@ impl<H: Handler> Door<H> {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection =
-            Connection { handler: self.handler.clone(), limits: self.limits, stop: self.stop.clone(), peer };
-        let cut = self.cut.clone();
+        // Tokens of its own: one that all shared would make every connection wait for the same lock at each turn.
+        let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
+        let connection = Connection { handler: self.handler.clone(), limits: self.limits, stop, peer };
         self.connections.spawn(async move {
             // `None`: the grace was over. The connection is dropped, and so broken.
             let outcome = cut.run_until_cancelled(connection.run(stream)).await;

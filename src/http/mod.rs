@@ -35,7 +35,7 @@ use crate::reply::{Note, Reply};
 use crate::telemetry::Held;
 use access::{Arrival, Envelope, Line, closing};
 use body::{Paced, ResponseBody};
-use caller::Caller;
+use caller::{Caller, RequestId};
 use door::Door;
 
 /// How this server is reached, and by whom it is managed.
@@ -80,14 +80,14 @@ impl Service {
 }
 
 impl Handler for Service {
-    type Body = ResponseBody<Line>;
+    type Body = ResponseBody<Box<Line>>;
     type Held = Held;
 
     fn connected(&self) -> Held {
         self.0.envelope.metrics.connection()
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody<Line>> {
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody<Box<Line>>> {
         let front = &self.0;
         front.envelope.answer(request, peer, |arrival| front.dispatch(arrival)).await
     }
@@ -99,7 +99,7 @@ impl Front {
         B: Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, body, caller } = arrival;
+        let Arrival { parts, body, caller, request_id } = arrival;
         let door = Door::of(parts.uri.path(), &self.site, &caller.host);
         if let Some(refusal) = door.refuses(&parts.method) {
             return refusal;
@@ -107,15 +107,16 @@ impl Front {
         match door {
             Door::Index => door::index(),
             Door::Health => door::health(),
-            Door::Ready => self.ready(&caller).await,
+            // Boxed: rare and large, and the future of every pull would be as large.
+            Door::Ready => Box::pin(self.ready(&caller)).await,
             Door::Metrics => door::scrape(&self.envelope.metrics),
-            Door::Management => self.manage(Arrival { parts, body, caller }).await,
-            Door::Token => self.token(Arrival { parts, body, caller }).await,
+            Door::Management => Box::pin(self.manage(Arrival { parts, body, caller, request_id })).await,
+            Door::Token => Box::pin(self.token(Arrival { parts, body, caller, request_id })).await,
             Door::Registry => {
                 let visit = self.visit(&caller, &parts).await;
                 let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
                 let body = paced.map_err(docker::BodyFault::from);
-                let context = visit.context(&self.site, &caller);
+                let context = visit.context(&self.site, &caller, &request_id);
                 visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
             }
         }
@@ -140,14 +141,14 @@ impl Front {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, body, caller } = arrival;
+        let Arrival { parts, body, caller, request_id } = arrival;
         let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         let form = match body::collect(paced, docker::MAX_FORM).await {
             Ok(form) => form,
             Err(fault) => return closing(door::unread_form(&fault)),
         };
         let visit = self.visit(&caller, &parts).await;
-        let context = visit.context(&self.site, &caller);
+        let context = visit.context(&self.site, &caller, &request_id);
         docker::token(&self.engine, &context, &parts, &form, caller.client).await
     }
 
@@ -169,7 +170,7 @@ impl Front {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let Arrival { parts, body, caller } = arrival;
+        let Arrival { parts, body, caller, .. } = arrival;
         let manager = auth::manager(self.engine.accounts(), &self.gate, &caller, &parts.headers).await;
         let principal = match manager {
             Ok(principal) => principal,
@@ -200,7 +201,12 @@ struct Visit {
 }
 
 impl Visit {
-    fn context<'a>(&'a self, site: &'a Site, caller: &'a Caller) -> docker::Context<'a> {
+    fn context<'a>(
+        &'a self,
+        site: &'a Site,
+        caller: &'a Caller,
+        request_id: &'a RequestId,
+    ) -> docker::Context<'a> {
         docker::Context {
             site,
             host: &caller.host,
@@ -208,7 +214,7 @@ impl Visit {
             origin: &self.origin,
             identity: &self.identity,
             openness: self.openness,
-            request_id: &caller.request_id,
+            request_id: request_id.as_str(),
         }
     }
 

@@ -99,12 +99,15 @@ impl Digest {
 
     /// The part behind the colon. Safe as a file name: only `0-9a-f`.
     pub fn hex(&self) -> String {
+        self.hex_in(&mut [0; 128]).to_owned()
+    }
+
+    fn hex_in<'a>(&self, buffer: &'a mut [u8; 128]) -> &'a str {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        self.as_bytes()
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 15])
-            .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
-            .collect()
+        for (pair, byte) in buffer.chunks_exact_mut(2).zip(self.as_bytes()) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        std::str::from_utf8(&buffer[..2 * self.algorithm.len()]).expect("digits are ASCII")
     }
 
     fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Self {
@@ -141,7 +144,9 @@ fn nibble(digit: u8) -> Result<u8, DigestError> {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex())
+        f.write_str(self.algorithm.as_str())?;
+        f.write_str(":")?;
+        f.write_str(self.hex_in(&mut [0; 128]))
     }
 }
 

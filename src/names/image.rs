@@ -1,6 +1,7 @@
 //! Owns the names of repositories and images (OCI distribution-spec, "Pulling manifests": `<name>`).
 //! Must not know: which of them exist.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -133,6 +134,13 @@ fn is_component(text: &str) -> bool {
 impl fmt::Display for RepositoryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Hash and equality are those of the text, so a map by name is asked with a text.
+impl Borrow<str> for RepositoryName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -2,8 +2,10 @@
 //! Must not know: who counts. Labels are repository names that exist and words of this program, so that
 //! nobody outside can make a new series: a word is `&'static str`, which no request can be.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -43,6 +45,28 @@ struct ByReason {
     reason: &'static str,
 }
 
+/// What is counted of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// `-` where none was meant.
+    pub repository: &'a str,
+    pub action: &'static str,
+    pub code: u16,
+    /// For answers of remotes.
+    pub verdict: Option<Told>,
+}
+
+/// How an answer came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// `blob`, `manifest`, `tags` or `referrers`.
+    pub kind: &'static str,
+    /// A word of `X-Cache`.
+    pub result: &'static str,
+    /// No upstream had to send these bytes for it.
+    pub saves: bool,
+}
+
 type LevelGauge = Gauge<u64, std::sync::atomic::AtomicU64>;
 
 /// What the coordinator shows of itself.
@@ -76,6 +100,8 @@ impl Drop for Held {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Every request looks here, so that it needs no label of its own, and no lock.
+    answers: ArcSwap<KnownAnswers>,
     requests: Family<ByRequest, Counter>,
     verdicts: Family<ByVerdict, Counter>,
     bytes_to_clients: Family<ByRepository, Counter>,
@@ -118,6 +144,7 @@ impl Metrics {
         let r = &mut registry;
         r.register("build", "Which build runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Arc::new(Self {
+            answers: ArcSwap::default(),
             requests: add(r, "requests", "Requests answered"),
             verdicts: add(r, "verdicts", "How answers of remotes came about: the words of X-Cache"),
             bytes_to_clients: add(r, "bytes_to_clients", "Body bytes sent to clients"),
@@ -154,18 +181,28 @@ impl Metrics {
         })
     }
 
-    /// A request was answered. `repository` is `-` where none was meant.
-    pub fn request(&self, repository: &str, action: &'static str, code: u16) {
-        self.requests.get_or_create(&ByRequest { repository: repository.to_owned(), action, code }).inc();
+    /// A request was answered, with a body of so many bytes.
+    pub fn answered(&self, answer: Answer<'_>, bytes: u64) {
+        let counted = self.answers.load().get(&answer).map(|counters| counters.count(bytes));
+        if counted.is_none() {
+            let counters = self.counters_of(&answer);
+            counters.count(bytes);
+            self.answers.rcu(|known| known.with(&answer, &counters));
+        }
     }
 
-    /// `kind` is `blob`, `manifest`, `tags` or `referrers`; `result` a word of `X-Cache`.
-    pub fn verdict(&self, repository: &str, kind: &'static str, result: &'static str) {
-        self.verdicts.get_or_create(&ByVerdict { repository: repository.to_owned(), kind, result }).inc();
-    }
-
-    pub fn bytes_to_clients(&self, repository: &str, bytes: u64) {
-        add_bytes(&self.bytes_to_clients, repository, bytes);
+    fn counters_of(&self, answer: &Answer<'_>) -> AnswerCounters {
+        let Answer { repository, action, code, verdict } = *answer;
+        let repository = || repository.to_owned();
+        let by_repository = || ByRepository { repository: repository() };
+        AnswerCounters {
+            requests: found(&self.requests, &ByRequest { repository: repository(), action, code }),
+            bytes: found(&self.bytes_to_clients, &by_repository()),
+            verdicts: verdict.map(|Told { kind, result, .. }| {
+                found(&self.verdicts, &ByVerdict { repository: repository(), kind, result })
+            }),
+            saved: verdict.filter(|told| told.saves).map(|_| found(&self.bytes_saved, &by_repository())),
+        }
     }
 
     pub fn bytes_from_clients(&self, repository: &str, bytes: u64) {
@@ -174,10 +211,6 @@ impl Metrics {
 
     pub fn bytes_from_upstream(&self, repository: &str, bytes: u64) {
         add_bytes(&self.bytes_from_upstream, repository, bytes);
-    }
-
-    pub fn bytes_saved(&self, repository: &str, bytes: u64) {
-        add_bytes(&self.bytes_saved, repository, bytes);
     }
 
     /// An upstream answered with `code`; `operation` says what was asked.
@@ -259,23 +292,84 @@ impl Metrics {
     }
 }
 
+/// The counter with these labels, found once.
+fn found<L>(family: &Family<L, Counter>, labels: &L) -> Counter
+where
+    L: Clone + std::hash::Hash + Eq,
+{
+    family.get_or_create(labels).clone()
+}
+
+/// The counters that one kind of answer moves.
+#[derive(Clone, Debug)]
+struct AnswerCounters {
+    requests: Counter,
+    bytes: Counter,
+    verdicts: Option<Counter>,
+    saved: Option<Counter>,
+}
+
+impl AnswerCounters {
+    fn count(&self, bytes: u64) {
+        self.requests.inc();
+        self.bytes.inc_by(bytes);
+        if let Some(verdicts) = &self.verdicts {
+            verdicts.inc();
+        }
+        if let Some(saved) = &self.saved {
+            saved.inc_by(bytes);
+        }
+    }
+}
+
+/// The kinds of answers given so far, by repository: a few dozen each.
+#[derive(Clone, Debug, Default)]
+struct KnownAnswers(HashMap<String, Vec<KnownAnswer>>);
+
+#[derive(Clone, Debug)]
+struct KnownAnswer {
+    action: &'static str,
+    code: u16,
+    verdict: Option<Told>,
+    counters: AnswerCounters,
+}
+
+impl KnownAnswers {
+    fn get(&self, answer: &Answer<'_>) -> Option<&AnswerCounters> {
+        let same = |known: &&KnownAnswer| {
+            known.code == answer.code && known.verdict == answer.verdict && known.action == answer.action
+        };
+        Some(&self.0.get(answer.repository)?.iter().find(same)?.counters)
+    }
+
+    /// A copy that knows one more.
+    fn with(&self, answer: &Answer<'_>, counters: &AnswerCounters) -> Self {
+        let mut copy = self.clone();
+        if copy.get(answer).is_none() {
+            let Answer { repository, action, code, verdict } = *answer;
+            let known = KnownAnswer { action, code, verdict, counters: counters.clone() };
+            copy.0.entry(repository.to_owned()).or_default().push(known);
+        }
+        copy
+    }
+}
+
 fn add_bytes(family: &Family<ByRepository, Counter>, repository: &str, bytes: u64) {
     family.get_or_create(&ByRepository { repository: repository.to_owned() }).inc_by(bytes);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CacheGauges, Metrics};
+    use super::{Answer, CacheGauges, Metrics, Told};
 
     #[test]
     fn what_is_counted_is_shown_under_its_name() {
         let metrics = Metrics::new();
-        metrics.request("docker-remote", "blob", 200);
-        metrics.request("docker-remote", "blob", 200);
-        metrics.verdict("docker-remote", "blob", "joined");
-        metrics.bytes_to_clients("docker-remote", 700);
+        let verdict = Some(Told { kind: "blob", result: "joined", saves: true });
+        let joined = Answer { repository: "docker-remote", action: "blob.get", code: 200, verdict };
+        metrics.answered(joined, 693);
+        metrics.answered(Answer { verdict: None, ..joined }, 7);
         metrics.bytes_from_upstream("docker-remote", 7);
-        metrics.bytes_saved("docker-remote", 693);
         metrics.upstream_request("docker-remote", "head_manifest", 429);
         metrics.upstream_error("docker-remote", "timeout");
         metrics.ratelimit_remaining("docker-remote", 42);
@@ -288,7 +382,7 @@ mod tests {
         });
         let text = metrics.encode();
         for line in [
-            r#"binaryrepo_requests_total{repository="docker-remote",action="blob",code="200"} 2"#,
+            r#"binaryrepo_requests_total{repository="docker-remote",action="blob.get",code="200"} 2"#,
             r#"binaryrepo_verdicts_total{repository="docker-remote",kind="blob",result="joined"} 1"#,
             r#"binaryrepo_bytes_to_clients_total{repository="docker-remote"} 700"#,
             r#"binaryrepo_bytes_from_upstream_total{repository="docker-remote"} 7"#,
@@ -327,7 +421,7 @@ mod tests {
     #[test]
     fn a_repository_name_cannot_break_out_of_its_label() {
         let metrics = Metrics::new();
-        metrics.bytes_saved("a\"} 1\nforged", 1);
+        metrics.bytes_from_upstream("a\"} 1\nforged", 1);
         assert!(!metrics.encode().lines().any(|line| line.starts_with("forged")));
     }
 }

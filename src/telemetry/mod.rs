@@ -1,16 +1,21 @@
 //! Owns what the outside sees of a running server: the log's form, and every metric's name in one place.
 //! Must not know: who reports, and why.
 
+mod format;
+mod log;
 mod metrics;
 
-pub use metrics::{CacheGauges, Held, Metrics};
+pub use log::LogThread;
+pub use metrics::{Answer, CacheGauges, Held, Metrics, Told};
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
+use format::Plain;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +65,8 @@ pub enum InitError {
     Level { level: String, why: String },
     #[error("the log is set up already")]
     Twice(#[source] TryInitError),
+    #[error("the log's thread cannot be started")]
+    Thread(#[from] io::Error),
 }
 
 /// Whether `level` says which lines are logged: `info`, or `warn,binaryrepo=debug`.
@@ -67,15 +74,30 @@ pub fn check_level(level: &str) -> Result<(), InitError> {
     filter(level).map(drop)
 }
 
-/// Sets up the log of this process, once. It goes to stderr: stdout belongs to commands' answers.
+/// Sets up the log of a command, once, line by line. It goes to stderr: stdout belongs to commands' answers.
 pub fn init(format: LogFormat, level: &str) -> Result<(), InitError> {
-    use tracing_subscriber::util::SubscriberInitExt as _;
+    set_up(format, level, io::stderr)
+}
 
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(io::stderr);
+/// The same for a server, whose requests do not wait until their line is written. The last lines are written when
+/// what this returns is dropped.
+pub fn init_server(format: LogFormat, level: &str) -> Result<LogThread, InitError> {
+    let (lines, thread) = log::start(io::stderr())?;
+    set_up(format, level, lines)?;
+    Ok(thread)
+}
+
+fn set_up<W>(format: LogFormat, level: &str, writer: W) -> Result<(), InitError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(writer);
     let set = match format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
-        LogFormat::Text => builder.with_ansi(false).finish().try_init(),
-        LogFormat::Auto => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
+        LogFormat::Text => builder.event_format(Plain { colours: false }).finish().try_init(),
+        LogFormat::Auto => {
+            builder.event_format(Plain { colours: io::stderr().is_terminal() }).finish().try_init()
+        }
     };
     set.map_err(InitError::Twice)
 }

@@ -166,6 +166,40 @@ async fn a_mount_from_what_one_may_not_read_is_a_plain_upload() {
     }
 }
 
+/// Whoever learns an upload's name, an administrator even, cannot put other bytes into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_for_who_began_it() {
+    let house = House::new().await;
+    for user in ["ada", "bob"] {
+        house.grant(user, "docker-local", "both/*", "write").await;
+    }
+    let begun = client(&house, ADA).send("POST", "/v2/docker-local/both/app/blobs/uploads/").await;
+    let location = begun.header("location").expect("where it goes on").to_owned();
+    let (digest, half) = (Content::new("hellohello").digest, b"hello".to_vec());
+    let patch = client(&house, ADA).request("PATCH", &location).body(half.clone()).send().await;
+    assert_eq!(patch.status, 202);
+    let last = format!("{location}?digest={digest}");
+    let others = async |house: &House| {
+        for user in [BOB, EVE] {
+            for (method, path) in
+                [("GET", &location), ("PATCH", &location), ("DELETE", &location), ("PUT", &last)]
+            {
+                let bytes = if method == "GET" { Vec::new() } else { half.clone() };
+                let answer = client(house, user).request(method, path).body(bytes).send().await;
+                let told = (answer.status, answer.code());
+                assert_eq!(told, (404, "BLOB_UPLOAD_UNKNOWN".to_owned()), "{method} by {}", user.0);
+            }
+        }
+    };
+    others(&house).await;
+    let house = house.restart().await;
+    others(&house).await;
+    // The same person may show another credential.
+    let ticket = house.ticket(Some(ADA), "repository:docker-local/both/app:pull,push").await;
+    let put = house.request("PUT", &last).bearer(&ticket).body(half).send().await;
+    assert_eq!(put.status, 201, "{}", String::from_utf8_lossy(&put.body));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_catalog_lists_what_one_may_read() {
     let house = House::new().await;

@@ -14,6 +14,7 @@ mod client;
 mod commands;
 mod credentials;
 mod house;
+mod images;
 mod lifecycle;
 mod listings;
 mod management;

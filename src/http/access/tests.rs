@@ -71,7 +71,7 @@ async fn ok(_: Arrival<Full<Bytes>>) -> Reply {
     Reply::text(StatusCode::OK, "hello").with_note(note)
 }
 
-async fn finish(response: Response<ResponseBody<Line>>) -> (StatusCode, HeaderMap, Bytes) {
+async fn finish(response: Response<ResponseBody<Box<Line>>>) -> (StatusCode, HeaderMap, Bytes) {
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.expect("a whole body").to_bytes();
     (parts.status, parts.headers, bytes)

@@ -1,0 +1,179 @@
+//! Owns how a log line looks to a person: `time LEVEL target: message name=value …`. A server writes one for each
+//! request, so this is short of work. Must not know: where lines go, what they are about.
+
+use std::fmt::{self, Write as _};
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Text without spans: this program has none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    pub colours: bool,
+}
+
+impl<S, N> FormatEvent<S, N> for Plain
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        // In one piece: each step through `out` costs more than what is written.
+        let mut line = String::with_capacity(USUAL_LENGTH);
+        self.write(&mut line, event)?;
+        out.write_str(&line)
+    }
+}
+
+impl Plain {
+    #[expect(clippy::disallowed_methods, reason = "a line's stamp is read where the line is made")]
+    fn write(self, line: &mut String, event: &Event<'_>) -> fmt::Result {
+        let about = event.metadata();
+        let paint = |code: &'static str| if self.colours { code } else { "" };
+        line.push_str(paint(DIM));
+        write!(line, "{}", humantime::format_rfc3339_micros(SystemTime::now()))?;
+        line.push_str(paint(PLAIN));
+        let (colour, word) = word_of(*about.level());
+        for part in [paint(colour), word, paint(PLAIN), paint(DIM), about.target(), ":", paint(PLAIN)] {
+            line.push_str(part);
+        }
+        let mut fields = Fields { line, colours: self.colours, result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        line.push('\n');
+        Ok(())
+    }
+}
+
+/// Of a line about a request; it grows where there is more.
+const USUAL_LENGTH: usize = 512;
+
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+/// A level's colour and its word, in a column of their own.
+fn word_of(level: Level) -> (&'static str, &'static str) {
+    match level {
+        Level::ERROR => ("\x1b[31m", " ERROR "),
+        Level::WARN => ("\x1b[33m", "  WARN "),
+        Level::INFO => ("\x1b[32m", "  INFO "),
+        Level::DEBUG => ("\x1b[34m", " DEBUG "),
+        Level::TRACE => ("\x1b[35m", " TRACE "),
+    }
+}
+
+/// Writes the fields of one event, the message without its name.
+struct Fields<'a> {
+    line: &'a mut String,
+    colours: bool,
+    result: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn name(&mut self, field: &Field) {
+        if field.name() == "message" {
+            return self.line.push(' ');
+        }
+        let parts = if self.colours {
+            [" ", DIM, field.name(), "=", PLAIN]
+        } else {
+            [" ", "", field.name(), "=", ""]
+        };
+        parts.into_iter().for_each(|part| self.line.push_str(part));
+    }
+
+    fn write(&mut self, value: fmt::Arguments<'_>) {
+        self.result = self.result.and_then(|()| self.line.write_fmt(value));
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.name(field);
+        self.write(format_args!("{value:?}"));
+    }
+
+    /// In quotes, so that it cannot look like another field.
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.name(field);
+        match is_plain(value) {
+            true => ["\"", value, "\""].into_iter().for_each(|part| self.line.push_str(part)),
+            false => self.write(format_args!("{value:?}")),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.name(field);
+        self.write(format_args!("{value}"));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.name(field);
+        self.line.push_str(if value { "true" } else { "false" });
+    }
+}
+
+/// Whether a text stands in quotes as it is. All bytes are looked at, without a branch: that is what is fast.
+fn is_plain(text: &str) -> bool {
+    let odd = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
+    !text.bytes().fold(false, |seen, byte| seen | odd(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(colours: bool, log: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let sink = kept.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Plain { colours })
+            .with_writer(move || sink.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_made_of_time_level_target_message_and_fields() {
+        let line = logged(false, || {
+            tracing::info!(target: "access", status = 200_u16, path = %"/v2/", action = "blob.get", odd = "a \"b\"\n",
+                gone = None::<&str>, aborted = Some(true), "a message");
+        });
+        let (time, rest) = line.split_once(' ').unwrap();
+        assert!(humantime::parse_rfc3339(time).is_ok(), "{line}");
+        let expected = " INFO access: a message status=200 path=/v2/ action=\"blob.get\" \
+            odd=\"a \\\"b\\\"\\n\" aborted=true\n";
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn colours_are_for_terminals() {
+        let line = logged(true, || tracing::warn!(bytes = 1, "low"));
+        assert!(
+            line.contains("\u{1b}[33m  WARN \u{1b}[0m") && line.ends_with("low \u{1b}[2mbytes=\u{1b}[0m1\n"),
+            "{line:?}"
+        );
+    }
+}
