@@ -41,8 +41,8 @@ cargo-deny: rust
 	@cargo deny --version 2>/dev/null | grep -qF $(deny_version) \
 		|| cargo install --locked cargo-deny --version $(deny_version)
 
-e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (root; installs what they need)
-	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman skopeo \
+e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (root, Go; installs what they need)
+	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman buildah skopeo \
 		containerd ctr=containerd debootstrap openssl curl
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
 
