@@ -87,7 +87,7 @@ mod tests {
         let mut sweeps = Sweeps::default();
         let digest = |n: u32| Digest::of(Algorithm::Sha256, &n.to_be_bytes());
         (0..100).for_each(|n| sweeps.add(digest(n), Why::Chosen));
-        let mut next = |sweeps: &mut Sweeps| sweeps.next().map(|(digest, _)| digest);
+        let next = |sweeps: &mut Sweeps| sweeps.next().map(|(digest, _)| digest);
         let first: Vec<_> = std::iter::from_fn(|| next(&mut sweeps)).collect();
         assert_eq!(first, (0..8).map(digest).collect::<Vec<_>>());
         sweeps.ended();

@@ -339,7 +339,7 @@ fn k10(cell: Cell) -> Plan {
             return Err(format!("a manifest: {other:?}"));
         }
         let heads = world.registry.asked(line).len();
-        if heads != fetched(cell) || world.registry.asked("GET /v2/a/b/manifests/").len() > 0 {
+        if heads != fetched(cell) || !world.registry.asked("GET /v2/a/b/manifests/").is_empty() {
             return Err(format!("{heads} HEADs: {:?}", world.registry.log()));
         }
         next_client(&world).await?;
