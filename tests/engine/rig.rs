@@ -1,5 +1,4 @@
 //! A disk and a metadata store that fail as a test says.
-#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;

@@ -7,6 +7,7 @@
 //! page is held against the matrix.
 #![expect(clippy::disallowed_methods, reason = "these tests damage a data directory and read the clock")]
 
+#[allow(dead_code, reason = "each binary uses its own part")]
 #[path = "../engine/rig.rs"]
 mod rig;
 #[path = "../support/mod.rs"]
