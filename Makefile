@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e conformance simulate demo crash bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e conformance simulate faults demo crash bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -57,6 +57,9 @@ simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N re
 # Each run has another seed; it prints which, and CRASH_SEED repeats its choices.
 crash: rust ## Kill a real server 300 times while clients pull and push, and look at what it promised (CRASH_ROUNDS=N)
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-300} cargo test --locked --features planted-bugs --test crash -- --nocapture
+
+faults: rust ## Run the fault matrix and write docs/faults.md (FAULTS_CELL=C4.middle runs a part)
+	FAULTS_WRITE=1 cargo test --locked --features planted-bugs --test faults -- --nocapture
 
 demo: rust ## 100 cold clients, one slow upstream, no Docker and no internet: prints who fetched what
 	cargo test $(cargo_flags) --test demo -- $(ARGS)

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::blobs::{self, Copy};
 use super::documents;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
@@ -27,17 +28,28 @@ const NOTE_TRIES: usize = 3;
 /// How long a round of making room waits for what must go.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Why a copy is to be removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    /// To make room.
+    Chosen,
+    /// Somebody did not find it. That may be old news: where many did not find it at once, the first of them has had it
+    /// fetched again by the time the last one speaks.
+    Lost,
+}
+
 /// What became of a copy that was to be removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Eviction {
     Done,
     /// Its row says that somebody pushed it: it stays.
     Pushed,
-    Failed,
+    /// It is still there: it could not be removed, or is not lost after all.
+    Stays,
 }
 
 /// Removes a cached copy. Readers that have it open finish undisturbed.
-pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
+pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Eviction {
     let digest = *digest;
     let was_pushed = match let_go(shared, &digest).await {
         Ok(LetGo::Held) => return Eviction::Pushed,
@@ -45,19 +57,24 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
         Ok(LetGo::Pushed) => true,
         Err(error) => {
             tracing::warn!(%digest, %error, "pushed content cannot be let go");
-            return Eviction::Failed;
+            return Eviction::Stays;
         }
     };
     let removed = shared
         .read(move |shared| {
+            if matches!(why, Why::Lost)
+                && matches!(blobs::look(shared, &digest)?, Copy::Here(_) | Copy::Suspect)
+            {
+                return Ok(Err(Eviction::Stays));
+            }
             let size = shared.meta.get::<CopyRow>(&digest)?.map_or(0, |copy| copy.size);
             shared.store.unlink(&digest)?;
-            Ok(size)
+            Ok(Ok(size))
         })
         .await;
     match removed {
-        Ok(_) if was_pushed => Eviction::Done,
-        Ok(size) => {
+        Ok(Ok(_)) if was_pushed => Eviction::Done,
+        Ok(Ok(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
             batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
@@ -68,9 +85,10 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
             tracing::debug!(%digest, size, "evicted");
             Eviction::Done
         }
+        Ok(Err(kept)) => kept,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
-            Eviction::Failed
+            Eviction::Stays
         }
     }
 }
