@@ -143,6 +143,10 @@ async fn head_tells_what_get_tells() {
         }
         assert_eq!(head.header("docker-distribution-api-version"), Some("registry/2.0"));
     }
+    let location = client.begin("heads").await;
+    assert_eq!(client.patch(&location, b"hello").await.status, 202);
+    let head = client.send(Ask::head(&location)).await;
+    assert_eq!((head.status, head.header("range")), (204, Some("0-4")));
 }
 
 /// Metadata that counts the rows which are read.
