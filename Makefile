@@ -92,8 +92,8 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
-nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 4,000 crashes, and the advisories (network)
-	KILL_ROUNDS=200 cargo test --locked --features planted-bugs --test local kill:: -- --nocapture
+nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, 1000 histories of uploads, and the advisories (network)
+	KILL_ROUNDS=200 UPLOAD_CASES=1000 cargo test --locked --features planted-bugs --test local -- --nocapture kill:: sessions::
 	@CRASH_ROUNDS=4000 $(MAKE) --no-print-directory crash
 	HISTORIES=200000 cargo test --locked --features planted-bugs --test cleanup -- --nocapture histories
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
