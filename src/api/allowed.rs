@@ -36,6 +36,9 @@ pub(super) fn check(engine: &Engine, caller: &Principal, action: &Action) -> Res
         | Action::CreateUser
         | Action::RemoveUser(_)
         | Action::Collect { .. }
+        | Action::Scrub
+        | Action::StartScrub { .. }
+        | Action::StopScrub
         | Action::Status => Err(administrators_only()),
     }
 }

@@ -33,6 +33,7 @@ mod repositories;
 mod repository;
 mod resolutions;
 mod room;
+mod scrub;
 mod settings;
 mod shared;
 mod sweep;
@@ -51,8 +52,9 @@ pub use accounts::{
 };
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,
-    ReferrersPage, Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, Collected, Damaged, EngineError, ErrorKind, Manifest, PageQuery, Purge,
+    Purged, ReferrersPage, Remedy, Scope, ScrubReport, Status, StoredImage, StoredTag, TagsPage, Verdict,
+    Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
