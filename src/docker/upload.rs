@@ -15,6 +15,10 @@ use crate::names::{Algorithm, Digest, UploadId};
 use crate::reply::Reply;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+/// Clients are asked for chunks of at least this: opening the draft and looking at the disk cost as much as these
+/// bytes. A smaller one is taken all the same.
+const CHUNK_MIN: u64 = 64 << 10;
 
 /// Begins an upload, unless the blob is to be had without one.
 pub async fn start(
@@ -33,7 +37,8 @@ pub async fn start(
     let id =
         call.engine.start_upload(scope, call.principal(), algorithm.unwrap_or(Algorithm::Sha256)).await?;
     let Some(digest) = start.digest else {
-        return Ok(progress(call, StatusCode::ACCEPTED, &id, 0));
+        let begun = progress(call, StatusCode::ACCEPTED, &id, 0);
+        return Ok(begun.with_header(OCI_CHUNK_MIN_LENGTH, &CHUNK_MIN.to_string()));
     };
     let whole = async {
         let upload = call.engine.upload(scope, call.principal(), &id).await?;
@@ -126,21 +131,25 @@ async fn finish(
 /// Takes the request's bytes, if they begin where the upload ends.
 async fn take(call: &Call<'_>, upload: &mut Upload, body: &mut impl Incoming) -> Result<(), WireError> {
     let announced = body::announced(body);
-    if let Some(range) = content_range(&call.request.headers)? {
+    let range = content_range(&call.request.headers)?;
+    let contradicts = |bytes: u64| range.as_ref().is_some_and(|range| range.len() != bytes);
+    if let Some(range) = &range {
         upload.begins_at(range.start)?;
-        if announced.is_some_and(|length| length != range.len()) {
-            let message = "Content-Range and Content-Length name different numbers of bytes";
-            return Err(WireError::new(Code::SizeInvalid, message));
-        }
+    }
+    if announced.is_some_and(contradicts) {
+        let message = "Content-Range and Content-Length name different numbers of bytes";
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
     if let Some(bytes) = announced.filter(|bytes| *bytes > 0) {
         upload.expect(bytes).await?;
     }
-    let taken = body::append(body, upload).await;
-    if let Ok(bytes) = &taken {
-        call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), *bytes);
+    let taken = body::append(body, upload).await?;
+    call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), taken);
+    if contradicts(taken) {
+        let message = format!("Content-Range names another number of bytes than the {taken} that came");
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
-    taken.map(|_| ())
+    Ok(())
 }
 
 /// Where a chunk lies: `<first>-<last>`, as the distribution-spec writes it, without a unit.

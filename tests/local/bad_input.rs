@@ -2,10 +2,12 @@
 
 use binaryrepo::names::{Algorithm, Digest};
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
 use super::house::House;
-use super::pusher::{Pusher, blob, manifest, uploads};
+use super::pusher::{Pusher, blob, manifest, once_free, until, uploads};
 use super::support::image::{Content, Image};
 
 const ID: &str = "1-00000000000000000000000000000000";
@@ -69,6 +71,34 @@ async fn a_range_that_contradicts_the_length_is_refused() {
         assert_eq!(answer.code(), (400, "BLOB_UPLOAD_INVALID".to_owned()), "{wrong}");
     }
     assert_eq!(client.get(&location).await.header("range"), Some("0-0"));
+    // Where no length was announced it shows at the end. What came is there, and is told.
+    for (range, sent) in [("0-9", "hello"), ("5-6", "world")] {
+        let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Range: {range}\r\n");
+        let body = format!("Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{sent}\r\n0\r\n\r\n");
+        assert_eq!(raw(house.address, head + &body).await.code(), (400, "SIZE_INVALID".to_owned()));
+    }
+    assert_eq!(client.get(&location).await.header("range"), Some("0-9"));
+}
+
+/// The upload keeps what came, and can be gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stalls_or_breaks_off_leaves_the_upload() {
+    let house = House::with(&[("server.body_timeout", "300ms")]).await;
+    let client = Pusher(house.address);
+    let location = client.begin("stall").await;
+    let half = |bytes: &str| {
+        format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{bytes}")
+    };
+    let answer = raw(house.address, half("hello")).await;
+    assert_eq!(answer.code(), (408, "BLOB_UPLOAD_INVALID".to_owned()));
+    assert_eq!(client.get(&location).await.header("range"), Some("0-4"));
+    let mut broken = TcpStream::connect(house.address).await.unwrap();
+    broken.write_all(half(", world").as_bytes()).await.unwrap();
+    drop(broken);
+    until(async || (client.get(&location).await.header("range") == Some("0-11")).then_some(())).await;
+    let digest = Digest::of(Algorithm::Sha256, b"hello, world");
+    let finished = once_free(async || client.finish(&location, &digest, &[]).await).await;
+    assert_eq!(finished.status, 201, "{}", finished.all());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,10 +17,14 @@ mod house;
 #[path = "../server/process.rs"]
 #[allow(dead_code, reason = "each binary uses its own part")]
 mod process;
+#[path = "../engine/rig.rs"]
+#[allow(dead_code, reason = "each binary uses its own part")]
+mod rig;
 
 mod bad_input;
 mod cached;
 mod deletions;
+mod disk;
 mod kill;
 mod lists;
 mod manifests;
@@ -28,3 +32,4 @@ mod mounts;
 mod pusher;
 mod sessions;
 mod uploads;
+mod workshop;

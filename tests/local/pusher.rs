@@ -1,8 +1,10 @@
 //! What a client does to push, one request after the other.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use binaryrepo::names::Digest;
+use tokio::time::timeout;
 
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
@@ -27,6 +29,7 @@ impl Pusher {
         let answer = self.send(Ask::new("POST", &uploads(name))).await;
         assert_eq!(answer.status, 202, "{}", answer.all());
         assert_eq!(answer.header("range"), Some("0-0"));
+        assert_eq!(answer.header("oci-chunk-min-length"), Some("65536"));
         assert!(answer.header("docker-upload-uuid").is_some());
         answer.header("location").unwrap().to_owned()
     }
@@ -76,6 +79,24 @@ impl Pusher {
             assert!(answer.is_whole());
         }
     }
+}
+
+/// Asks again and again until there is what is waited for.
+pub async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), asking).await.expect("what is waited for comes in time")
+}
+
+/// What is answered when nobody else works on the upload any more.
+pub async fn once_free(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
+    until(async || Some(ask().await).filter(|answer| answer.status != 416)).await
 }
 
 /// Paths of `docker-local`.
