@@ -260,6 +260,8 @@ fn settings(config: &Config) -> Settings {
         min_free: config.storage.min_free,
         document_cap: config.storage.document_cap,
         copies: Some(config.storage.path.clone()),
+        collect_after: config.storage.gc_grace,
+        collect_untagged: config.storage.gc_untagged,
         ..Settings::default()
     }
 }

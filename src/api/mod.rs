@@ -12,6 +12,7 @@ mod images;
 mod repository;
 mod route;
 mod tokens;
+mod upkeep;
 mod users;
 
 #[cfg(test)]
@@ -95,6 +96,7 @@ async fn perform(
             grants::take_back(engine, &user, repository.as_ref(), images).await
         }
         Action::Backup => backup::snapshot(engine).await,
+        Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

@@ -36,6 +36,9 @@ pub(super) enum Action {
     },
     Purge,
     Backup,
+    Collect {
+        dry_run: bool,
+    },
     Status,
     ListUsers,
     CreateUser,
@@ -74,6 +77,7 @@ impl Action {
             Self::RemoveImage { repository, .. } => ("api.image.remove", Some(repository)),
             Self::Purge => ("api.purge", None),
             Self::Backup => ("api.backup", None),
+            Self::Collect { .. } => ("api.gc", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -125,6 +129,11 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             only(method, &Method::POST)?;
             query.allow(&[])?;
             Ok(Action::Backup)
+        }
+        ["api", "gc"] => {
+            only(method, &Method::POST)?;
+            query.allow(&["dry_run"])?;
+            Ok(Action::Collect { dry_run: query.flag("dry_run")? })
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -232,7 +241,7 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/users, /api/users/NAME, \
+        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/users, /api/users/NAME, \
          /api/tokens, /api/tokens/ID, /api/grants, /api/backup and /api/status",
     )
 }

@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod connect;
 mod error;
+mod gc;
 mod health;
 mod image;
 mod named;
@@ -65,6 +66,8 @@ enum Command {
     Backup(backup::Args),
     /// Make a data directory from a backup
     Restore(backup::RestoreArgs),
+    /// Remove pushed content that no image needs any more
+    Gc(gc::Args),
     /// Make, list, change and remove users
     #[command(subcommand)]
     User(people::user::Command),
@@ -102,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Purge(args) => purge::run(&cli.place, &args),
         Command::Backup(args) => backup::run(&cli.place, &args),
         Command::Restore(args) => backup::restore(&cli.place, &args),
+        Command::Gc(args) => gc::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),

@@ -26,5 +26,6 @@ mod secrets;
 mod seen;
 mod timeouts;
 mod trouble;
+mod upkeep;
 mod verdicts;
 mod who_manages;
