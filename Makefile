@@ -85,6 +85,7 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
+nightly: ARGS = --nightly
 nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, and the advisories (network)
 	KILL_ROUNDS=200 cargo test --locked --features planted-bugs --test local kill:: -- --nocapture
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
