@@ -178,7 +178,7 @@ async fn what_was_acknowledged_survives_a_kill() {
             let number = (seed % 1000) * 1_000_000 + round * 100 + client;
             pushes.spawn(push(server.address, number, Arc::clone(&acknowledged)));
         }
-        tokio::time::sleep(Duration::from_micros(random.u64(500..60_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(500..120_000))).await;
         // SIGKILL: nothing of the server runs after this.
         drop(server);
         while let Some(push) = pushes.join_next().await {

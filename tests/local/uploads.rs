@@ -266,11 +266,20 @@ async fn a_pushed_blob_is_served_in_parts() {
         assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[10..20]));
         assert_eq!(answer.header("content-range"), Some(format!("bytes 10-19/{size}").as_str()));
         let answer = client.send(part("bytes=-5")).await;
-        assert_eq!((answer.status, answer.body.len()), (206, 5));
+        assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[content.bytes.len() - 5..]));
+        let answer = client.send(part("bytes=990-99999999")).await;
+        assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[990..]));
+        // Several parts at once are the whole, which the specification of HTTP allows.
+        let answer = client.send(part("bytes=0-1,5-6")).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &content.bytes[..]));
         let answer = client.send(part(&format!("bytes={size}-"))).await;
         assert_eq!(answer.code(), (416, "RANGE_INVALID".to_owned()));
         assert_eq!(answer.header("content-range"), Some(format!("bytes */{size}").as_str()));
         let etag = format!("\"{}\"", content.digest);
+        for (condition, status) in [(etag.as_str(), 206), ("\"other\"", 200)] {
+            let answer = client.send(part("bytes=0-9").header("If-Range", condition)).await;
+            assert_eq!(answer.status, status, "If-Range: {condition}");
+        }
         let answer = client.send(Ask::get(&target).header("If-None-Match", &etag)).await;
         assert_eq!((answer.status, answer.header("etag")), (304, Some(etag.as_str())));
     }
