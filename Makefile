@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e simulate demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e conformance simulate faults demo crash bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -41,15 +41,25 @@ cargo-deny: rust
 	@cargo deny --version 2>/dev/null | grep -qF $(deny_version) \
 		|| cargo install --locked cargo-deny --version $(deny_version)
 
-e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (root; installs what they need)
-	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman skopeo \
+e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (root, Go; installs what they need)
+	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman buildah skopeo \
 		containerd ctr=containerd debootstrap openssl curl
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
+
+conformance: dist ## Run the official conformance suite of the OCI distribution-spec, and write docs/conformance.md (Go)
+	ops/conformance.sh target/dist/binaryrepo
 
 # Each run begins with another seed; it prints which, and SIM_BASE repeats it.
 simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N replays one)
 	SIM_SCHEDULES=$${SIM_SCHEDULES:-10000000} SIM_BASE=$${SIM_BASE:-$$(date +%s)000000000} \
 		cargo test --locked --features planted-bugs --test simulation -- --nocapture
+
+# Each run has another seed; it prints which, and CRASH_SEED repeats its choices.
+crash: rust ## Kill a real server 300 times while clients pull and push, and look at what it promised (CRASH_ROUNDS=N)
+	CRASH_ROUNDS=$${CRASH_ROUNDS:-300} cargo test --locked --features planted-bugs --test crash -- --nocapture
+
+faults: rust ## Run the fault matrix and write docs/faults.md (FAULTS_CELL=C4.middle runs a part)
+	FAULTS_WRITE=1 cargo test --locked --features planted-bugs --test faults -- --nocapture
 
 demo: rust ## 100 cold clients, one slow upstream, no Docker and no internet: prints who fetched what
 	cargo test $(cargo_flags) --test demo -- $(ARGS)
@@ -82,7 +92,11 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
-nightly: test lint e2e simulate ## Everything, ten million schedules, and the advisories, which need the network
+nightly: ARGS = --nightly
+nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, 1000 histories of uploads, and the advisories (network)
+	KILL_ROUNDS=200 UPLOAD_CASES=1000 cargo test --locked --features planted-bugs --test local -- --nocapture kill:: sessions::
+	@CRASH_ROUNDS=4000 $(MAKE) --no-print-directory crash
+	HISTORIES=200000 cargo test --locked --features planted-bugs --test cleanup -- --nocapture histories
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
 		cargo deny --locked check advisories; \
 	else \

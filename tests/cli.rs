@@ -71,6 +71,7 @@ fn help_names_every_command_and_teaches_with_examples() {
         "check-config ",
         "healthcheck ",
         "repo ",
+        "image ",
         "ls ",
         "purge ",
         "user ",
@@ -91,6 +92,9 @@ fn help_names_every_command_and_teaches_with_examples() {
         &["healthcheck"],
         &["ls"],
         &["purge"],
+        &["image", "ls"],
+        &["image", "show"],
+        &["image", "rm"],
         &["repo", "add"],
         &["repo", "update"],
         &["token", "show"],
@@ -132,6 +136,10 @@ fn wrong_usage_ends_with_2() {
         &["repo", "update", "quay"],
         &["repo", "update", "quay", "--reset", "colour"],
         &["purge", "docker-remote"],
+        &["image", "rm", "docker-local/app"],
+        &["image", "rm", "docker-local/app:1", "--all"],
+        &["image", "show", "docker-local/app:1"],
+        &["image", "show", "docker-local"],
         &["ls", "--server", "ftp://host"],
         &["bench", "herd", "localhost:8081/docker-remote/redis"],
         &["bench", "herd", "http://localhost:8081/docker-remote/redis", "--clients", "201"],
@@ -280,7 +288,7 @@ fn update_and_remove_and_purge_ask_for_what_they_say() {
     assert!(asked.ends_with(r#"{"image":"redis","repository":"hub","tag":"7"}"#), "{asked}");
     assert_eq!(stdout, "removed 2 manifests and 3 blobs, 2.00 KiB\n");
     let ((_, stdout, _), asked) = with_server(&["ls", "hub"], "", "200 OK", r#"{"images":[]}"#);
-    assert!(asked.starts_with("GET /api/cached?repository=hub ") && stdout == "nothing is cached yet\n");
+    assert!(asked.starts_with("GET /api/images?repository=hub ") && stdout == "there are no images yet\n");
 }
 
 #[test]

@@ -16,9 +16,10 @@ pub(super) fn check(engine: &Engine, caller: &Principal, action: &Action) -> Res
         return Ok(());
     }
     match action {
-        Action::ShowRepository(name) | Action::ListCached { repository: Some(name) } => {
-            managed(engine, caller, name).map(drop)
-        }
+        Action::ShowRepository(name)
+        | Action::ListImages { repository: Some(name) }
+        | Action::ShowImage { repository: name, .. }
+        | Action::RemoveImage { repository: name, .. } => managed(engine, caller, name).map(drop),
         // Lists show what is the caller's.
         Action::ListRepositories | Action::ListTokens { .. } | Action::ListGrants { .. } => Ok(()),
         // The body names a repository.
@@ -29,11 +30,12 @@ pub(super) fn check(engine: &Engine, caller: &Principal, action: &Action) -> Res
         Action::CreateRepository
         | Action::ChangeRepository(_)
         | Action::DeleteRepository { .. }
-        | Action::ListCached { repository: None }
+        | Action::ListImages { repository: None }
         | Action::TakeBack { repository: None, .. }
         | Action::ListUsers
         | Action::CreateUser
         | Action::RemoveUser(_)
+        | Action::Collect { .. }
         | Action::Status => Err(administrators_only()),
     }
 }

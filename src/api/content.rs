@@ -1,38 +1,18 @@
-//! Owns what the API says of cached content, and asking for its removal.
+//! Owns asking for the removal of cached content.
 //! Must not know: where content lies, what is removed with what.
 
 use http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::allowed::{administrators_only, managed};
 use super::body::{self, Form};
 use super::error::ApiError;
 use super::repository::find;
-use crate::engine::{CachedImage, Engine, Principal, Purge, Purged, Repository};
+use crate::engine::{Engine, Principal, Purge, Purged, Repository};
 use crate::names::{Digest, ImageName, RepositoryName, Tag};
 use crate::reply::Reply;
 use crate::text::{Parse, Text};
-
-pub(super) async fn list(engine: &Engine, repository: Option<&RepositoryName>) -> Result<Reply, ApiError> {
-    if let Some(name) = repository {
-        find(engine, name, |_| true)?;
-    }
-    let images: Vec<Value> = engine.cached(repository).await?.iter().map(shown).collect();
-    Ok(Reply::json(StatusCode::OK, &json!({ "images": images })))
-}
-
-fn shown(image: &CachedImage) -> Value {
-    let tag = |tag: &crate::engine::CachedTag| json!({ "tag": tag.tag.as_str(), "digest": tag.digest.to_string(), "age_s": tag.age_s });
-    json!({
-        "repository": image.repository.as_str(),
-        "image": image.image.as_str(),
-        "tags": image.tags.iter().map(tag).collect::<Vec<_>>(),
-        "manifests": image.manifests,
-        "blobs": image.blobs,
-        "bytes": image.bytes,
-    })
-}
 
 /// `{"repository","image","tag"?}`, `{"repository"?,"digest"}` or `{"repository","all":true}`.
 #[derive(Debug, Default, Deserialize)]

@@ -7,9 +7,11 @@ mod body;
 mod content;
 mod error;
 mod grants;
+mod images;
 mod repository;
 mod route;
 mod tokens;
+mod upkeep;
 mod users;
 
 #[cfg(test)]
@@ -71,7 +73,11 @@ async fn perform(
         Action::ShowRepository(name) => repository::show(engine, &name),
         Action::ChangeRepository(name) => repository::change(engine, &name, body).await,
         Action::DeleteRepository { name, purge } => repository::delete(engine, &name, purge).await,
-        Action::ListCached { repository } => content::list(engine, repository.as_ref()).await,
+        Action::ListImages { repository } => images::list(engine, repository.as_ref()).await,
+        Action::ShowImage { repository, image } => images::show(engine, &repository, image).await,
+        Action::RemoveImage { repository, image, reference } => {
+            images::remove(engine, &repository, image, reference).await
+        }
         Action::Purge => content::purge(engine, caller, body).await,
         Action::ListUsers => Ok(users::list(engine)),
         Action::CreateUser => users::create(engine, body).await,
@@ -88,6 +94,7 @@ async fn perform(
         Action::TakeBack { user, repository, images } => {
             grants::take_back(engine, &user, repository.as_ref(), images).await
         }
+        Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use http::Method;
 
 use super::error::ApiError;
-use crate::names::{AccountName, ImagePattern, RepositoryName};
+use crate::names::{AccountName, ImageName, ImagePattern, Reference, RepositoryName};
 use crate::reply::Note;
 
 /// What a caller asks for.
@@ -21,10 +21,23 @@ pub(super) enum Action {
         name: RepositoryName,
         purge: bool,
     },
-    ListCached {
+    ListImages {
         repository: Option<RepositoryName>,
     },
+    ShowImage {
+        repository: RepositoryName,
+        image: ImageName,
+    },
+    /// Without a reference: all of it.
+    RemoveImage {
+        repository: RepositoryName,
+        image: ImageName,
+        reference: Option<Reference>,
+    },
     Purge,
+    Collect {
+        dry_run: bool,
+    },
     Status,
     ListUsers,
     CreateUser,
@@ -58,8 +71,11 @@ impl Action {
             Self::ShowRepository(name) => ("api.repository.show", Some(name)),
             Self::ChangeRepository(name) => ("api.repository.change", Some(name)),
             Self::DeleteRepository { name, .. } => ("api.repository.delete", Some(name)),
-            Self::ListCached { repository } => ("api.cached", repository.as_ref()),
+            Self::ListImages { repository } => ("api.image.list", repository.as_ref()),
+            Self::ShowImage { repository, .. } => ("api.image.show", Some(repository)),
+            Self::RemoveImage { repository, .. } => ("api.image.remove", Some(repository)),
             Self::Purge => ("api.purge", None),
+            Self::Collect { .. } => ("api.gc", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -101,15 +117,16 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
                 _ => Err(ApiError::method("GET, PUT, DELETE")),
             }
         }
-        ["api", "cached"] => {
-            only(method, &Method::GET)?;
-            query.allow(&["repository"])?;
-            Ok(Action::ListCached { repository: query.parsed("repository")? })
-        }
+        ["api", "images", below @ ..] => images(method, below, &query),
         ["api", "purge"] => {
             only(method, &Method::POST)?;
             query.allow(&[])?;
             Ok(Action::Purge)
+        }
+        ["api", "gc"] => {
+            only(method, &Method::POST)?;
+            query.allow(&["dry_run"])?;
+            Ok(Action::Collect { dry_run: query.flag("dry_run")? })
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -118,6 +135,33 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
         }
         ["api", "users" | "tokens" | "grants", ..] => people(method, &segments[1..], &query),
         _ => Err(nowhere()),
+    }
+}
+
+/// `images`, or `images/<repository>/<image>`.
+fn images(method: &Method, below: &[&str], query: &Query<'_>) -> Result<Action, ApiError> {
+    let Some((repository, image)) = below.split_first() else {
+        only(method, &Method::GET)?;
+        query.allow(&["repository"])?;
+        return Ok(Action::ListImages { repository: query.parsed("repository")? });
+    };
+    let image = image.join("/");
+    let (Ok(repository), Ok(image)) = (repository.parse(), image.parse()) else {
+        return Err(ApiError::not_found(format!("there is no image `{repository}/{image}`"))
+            .with_hint("write /api/images/REPOSITORY/IMAGE"));
+    };
+    query.allow(if *method == Method::DELETE { &["tag", "digest"] } else { &[] })?;
+    match *method {
+        Method::GET => Ok(Action::ShowImage { repository, image }),
+        Method::DELETE => {
+            let tag = query.parsed("tag")?.map(Reference::Tag);
+            let digest = query.parsed("digest")?.map(Reference::Digest);
+            if tag.is_some() && digest.is_some() {
+                return Err(ApiError::field("digest", "say either a tag or a digest"));
+            }
+            Ok(Action::RemoveImage { repository, image, reference: tag.or(digest) })
+        }
+        _ => Err(ApiError::method("GET, DELETE")),
     }
 }
 
@@ -190,7 +234,7 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/cached, /api/purge, /api/users, /api/users/NAME, \
+        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/users, /api/users/NAME, \
          /api/tokens, /api/tokens/ID, /api/grants and /api/status",
     )
 }

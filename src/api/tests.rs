@@ -40,12 +40,22 @@ fn every_path_has_its_action() {
             None,
             Action::DeleteRepository { name: name(), purge: false },
         ),
-        (Method::GET, "/api/cached", None, Action::ListCached { repository: None }),
+        (Method::GET, "/api/images", None, Action::ListImages { repository: None }),
         (
             Method::GET,
-            "/api/cached",
+            "/api/images",
             Some("repository=docker-remote"),
-            Action::ListCached { repository: Some(name()) },
+            Action::ListImages { repository: Some(name()) },
+        ),
+        (
+            Method::DELETE,
+            "/api/images/docker-remote/a/b",
+            Some("tag=1"),
+            Action::RemoveImage {
+                repository: name(),
+                image: "a/b".parse().expect("a legal name"),
+                reference: Some("1".parse().expect("a tag")),
+            },
         ),
         (Method::POST, "/api/purge", None, Action::Purge),
         (Method::GET, "/api/status", None, Action::Status),
@@ -59,7 +69,7 @@ fn a_wrong_method_says_which_there_are() {
     for (method, path, allowed) in [
         (Method::PUT, "/api/repository", "GET, POST"),
         (Method::POST, "/api/repository/a", "GET, PUT, DELETE"),
-        (Method::POST, "/api/cached", "GET"),
+        (Method::POST, "/api/images", "GET"),
         (Method::GET, "/api/purge", "POST"),
         (Method::DELETE, "/api/status", "GET"),
     ] {
@@ -83,7 +93,7 @@ fn a_strange_path_or_parameter_is_refused() {
     };
     assert_eq!(field(Method::DELETE, "/api/repository/a", "purg=true"), "purg");
     assert_eq!(field(Method::DELETE, "/api/repository/a", "purge=yes"), "purge");
-    assert_eq!(field(Method::GET, "/api/cached", "repository=A"), "repository");
+    assert_eq!(field(Method::GET, "/api/images", "repository=A"), "repository");
     assert_eq!(field(Method::GET, "/api/repository", "x=1"), "x");
 }
 

@@ -37,11 +37,12 @@ pub enum Bug {
     RefusalPinsAgain,
     ScanPinsAgain,
     ScanBringsBackRemoved,
+    ScanBelievedOverFlight,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Bug {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::ClaimGrantedDuringEviction,
         Self::ClaimForgottenWhenEvictionFails,
         Self::UnclaimDropsEveryClaim,
@@ -75,6 +76,7 @@ impl Bug {
         Self::RefusalPinsAgain,
         Self::ScanPinsAgain,
         Self::ScanBringsBackRemoved,
+        Self::ScanBelievedOverFlight,
     ];
 }
 

@@ -4,14 +4,16 @@
 mod bench;
 mod connect;
 mod error;
+mod gc;
 mod health;
+mod image;
+mod named;
 mod output;
 mod people;
 mod purge;
 mod repo;
 mod serve;
 mod settings;
-mod show;
 mod wire;
 
 use std::process::ExitCode;
@@ -26,7 +28,7 @@ Examples:
   binaryrepo serve                                     on 127.0.0.1:8081, data in your home
   docker pull localhost:8081/docker-remote/alpine      the first pull fetches, the next ones do not
   binaryrepo repo add quay https://quay.io             another upstream
-  binaryrepo ls                                        what is cached
+  binaryrepo ls                                        which images there are
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or data directory, 4 server unreachable";
 
@@ -52,10 +54,15 @@ enum Command {
     /// Make, list, show, change and remove repositories
     #[command(subcommand, visible_alias = "repository")]
     Repo(Box<repo::Command>),
-    /// List what is cached: images, tags, sizes, age
-    Ls(show::Args),
+    /// Images, cached and pushed: list, show, remove
+    #[command(subcommand)]
+    Image(image::Command),
+    /// List images with their tags, sizes and dates; short for `image ls`
+    Ls(image::list::Args),
     /// Remove cached content; the next pull fetches it again
     Purge(purge::Args),
+    /// Remove pushed content that no image needs any more
+    Gc(gc::Args),
     /// Make, list, change and remove users
     #[command(subcommand)]
     User(people::user::Command),
@@ -88,8 +95,10 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(flags) => settings::check(&cli.place, &flags),
         Command::Healthcheck(args) => health::run(&cli.place, &args),
         Command::Repo(command) => repo::run(&cli.place, *command),
-        Command::Ls(args) => show::run(&cli.place, &args),
+        Command::Image(command) => image::run(&cli.place, &command),
+        Command::Ls(args) => image::list::run(&cli.place, &args),
         Command::Purge(args) => purge::run(&cli.place, &args),
+        Command::Gc(args) => gc::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),

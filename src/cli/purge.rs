@@ -1,12 +1,14 @@
 //! Owns `purge`: what is to go, as people write it.
 //! Must not know: how content is removed.
 
+use binaryrepo::names::Reference;
 use binaryrepo::text::human_bytes;
 use http::Method;
 use serde_json::{Value, json};
 
 use super::connect::{self, Target};
 use super::error::CliError;
+use super::named::Named;
 use super::output;
 use super::settings::Place;
 
@@ -59,22 +61,21 @@ fn body(what: &str, all: bool) -> Result<Value, CliError> {
             false => Ok(json!({ "repository": what, "all": true })),
         };
     }
-    if let Some((image, digest)) = what.split_once('@') {
-        let Some((repository, _)) = image.split_once('/') else {
-            return Err(refuse("the part before @ names no repository and image"));
+    if !what.contains('/') {
+        return match (what.contains('@'), what.contains(':')) {
+            (true, _) => Err(refuse("the part before @ names no repository and image")),
+            (false, true) => Ok(json!({ "digest": what })),
+            (false, false) => Err(refuse("a repository's name alone needs --all")),
         };
-        return Ok(json!({ "repository": repository, "digest": digest }));
     }
-    let Some((repository, image)) = what.split_once('/') else {
-        return match what.contains(':') {
-            true => Ok(json!({ "digest": what })),
-            false => Err(refuse("a repository's name alone needs --all")),
-        };
-    };
-    match image.rsplit_once(':') {
-        Some((image, tag)) => Ok(json!({ "repository": repository, "image": image, "tag": tag })),
-        None => Ok(json!({ "repository": repository, "image": image })),
-    }
+    let Named { repository, image, reference } = what.parse().map_err(|error: String| refuse(&error))?;
+    let (repository, image) = (repository.as_str(), image.as_str());
+    Ok(match reference {
+        // What another image has as well goes there, too.
+        Some(Reference::Digest(digest)) => json!({ "repository": repository, "digest": digest.to_string() }),
+        Some(Reference::Tag(tag)) => json!({ "repository": repository, "image": image, "tag": tag.as_str() }),
+        None => json!({ "repository": repository, "image": image }),
+    })
 }
 
 #[cfg(test)]
@@ -85,16 +86,19 @@ mod tests {
 
     #[test]
     fn what_is_written_is_understood() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let by_digest = format!("r/a@{digest}");
         for (what, all, expected) in [
             ("r/redis", false, json!({ "repository": "r", "image": "redis" })),
             ("r/a/b:7", false, json!({ "repository": "r", "image": "a/b", "tag": "7" })),
             ("sha256:ab", false, json!({ "digest": "sha256:ab" })),
-            ("r/a@sha256:ab", false, json!({ "repository": "r", "digest": "sha256:ab" })),
+            (&by_digest, false, json!({ "repository": "r", "digest": digest })),
             ("r", true, json!({ "repository": "r", "all": true })),
         ] {
             assert_eq!(body(what, all).ok(), Some(expected), "{what}");
         }
-        for (what, all) in [("r", false), ("r/redis", true), ("a@sha256:ab", false)] {
+        for (what, all) in [("r", false), ("r/redis", true), ("a@sha256:ab", false), ("r/a@sha256:ab", false)]
+        {
             assert!(body(what, all).is_err(), "{what}");
         }
     }

@@ -66,7 +66,8 @@ pub async fn manifest(body: &mut impl Incoming) -> Result<Bytes, WireError> {
     Ok(whole.freeze())
 }
 
-/// Appends all of a body to an upload: writes and hashes one piece while the next one comes.
+/// Appends all of a body to an upload: writes and hashes one piece while the next one comes. Where the body breaks
+/// off the upload has what came before.
 pub async fn append(body: &mut impl Incoming, upload: &mut Upload) -> Result<u64, WireError> {
     let mut total = 0;
     let mut pieces: Vec<Bytes> = next(body).await?.into_iter().collect();
@@ -74,24 +75,29 @@ pub async fn append(body: &mut impl Incoming, upload: &mut Upload) -> Result<u64
         total += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         let mut gathered = Vec::new();
         let mut size = 0;
-        let mut ended = false;
+        let mut end = None;
         {
             let mut writing = pin!(upload.append(std::mem::take(&mut pieces)));
             loop {
                 tokio::select! {
                     biased;
                     written = writing.as_mut() => break written?,
-                    piece = next(body), if !ended && size < GATHER => match piece? {
-                        Some(piece) => {
+                    piece = next(body), if end.is_none() && size < GATHER => match piece {
+                        Ok(Some(piece)) => {
                             size += piece.len();
                             gathered.push(piece);
                         }
-                        None => ended = true,
+                        Ok(None) => end = Some(Ok(())),
+                        Err(fault) => end = Some(Err(fault)),
                     },
                 }
             }
         }
-        if gathered.is_empty() && !ended {
+        if let Some(Err(fault)) = end {
+            upload.append(gathered).await?;
+            return Err(fault.into());
+        }
+        if gathered.is_empty() && end.is_none() {
             gathered.extend(next(body).await?);
         }
         pieces = gathered;

@@ -29,7 +29,7 @@ use http::StatusCode;
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
-use crate::engine::{Engine, Identity, Repositories, Repository, Scope};
+use crate::engine::{Engine, Identity, Principal, Repositories, Repository, Scope};
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
@@ -202,6 +202,14 @@ impl Call<'_> {
                 Box::pin(referrers::list(engine, &scope, address, &digest, &query)).await
             }
             Action::Push(push) => Box::pin(push::act(self, &scope, push, body)).await,
+        }
+    }
+
+    /// Who pushes. By then it is known who they are.
+    fn principal(&self) -> &Principal {
+        match self.context.identity {
+            Ok(identity) => &identity.principal,
+            Err(_) => &Principal::Anonymous,
         }
     }
 

@@ -138,8 +138,9 @@ fn known<'a>(context: &Context<'a>) -> Result<&'a Identity, WireError> {
     context.identity.as_ref().map_err(WireError::from)
 }
 
+/// Not in the words `authentication required`: docker takes those for no reason at all, and tries again for a minute.
 fn log_in_first() -> WireError {
-    WireError::unauthorized("authentication required", None)
+    WireError::unauthorized("log in first", None)
 }
 
 /// What is said to who may not.

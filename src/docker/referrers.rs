@@ -38,6 +38,8 @@ fn local_query(query: &str) -> Result<ReferrersQuery, WireError> {
         WireError::new(Code::PaginationNumberInvalid, "last is the last digest of the page before")
     })?;
     let artifact_type = route::parameter(query, "artifactType").filter(|value| !value.is_empty());
+    // A plus that was sent as it is has become a space, which no media type has.
+    let artifact_type = artifact_type.map(|value| value.replace(' ', "+"));
     Ok(ReferrersQuery { artifact_type, n: route::page(query)?.n, last })
 }
 
@@ -62,6 +64,15 @@ mod tests {
     use super::*;
     use crate::docker::tags::tests::address;
     use crate::names::Algorithm;
+
+    /// `curl ...?artifactType=application/spdx+json` found nothing: in a query, a plus is a space by custom.
+    #[test]
+    fn a_type_with_a_plus_is_found_however_it_is_written() {
+        for query in ["artifactType=application/spdx+json", "artifactType=application%2Fspdx%2Bjson"] {
+            let read = local_query(query).map(|query| query.artifact_type);
+            assert_eq!(read.ok().flatten().as_deref(), Some("application/spdx+json"), "{query}");
+        }
+    }
 
     #[test]
     fn a_page_is_an_index_and_links_to_the_next() {

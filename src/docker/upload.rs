@@ -15,6 +15,10 @@ use crate::names::{Algorithm, Digest, UploadId};
 use crate::reply::Reply;
 
 const DOCKER_UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+const OCI_CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
+/// Clients are asked for chunks of at least this: opening the draft and looking at the disk cost as much as these
+/// bytes. A smaller one is taken all the same.
+const CHUNK_MIN: u64 = 64 << 10;
 
 /// Begins an upload, unless the blob is to be had without one.
 pub async fn start(
@@ -30,18 +34,20 @@ pub async fn start(
     }
     let hint = start.mount.as_ref().map(|mount| mount.digest.algorithm());
     let algorithm = start.digest.map(|digest| digest.algorithm()).or(start.algorithm).or(hint);
-    let id = call.engine.start_upload(scope, algorithm.unwrap_or(Algorithm::Sha256)).await?;
+    let id =
+        call.engine.start_upload(scope, call.principal(), algorithm.unwrap_or(Algorithm::Sha256)).await?;
     let Some(digest) = start.digest else {
-        return Ok(progress(call, StatusCode::ACCEPTED, &id, 0));
+        let begun = progress(call, StatusCode::ACCEPTED, &id, 0);
+        return Ok(begun.with_header(OCI_CHUNK_MIN_LENGTH, &CHUNK_MIN.to_string()));
     };
     let whole = async {
-        let upload = call.engine.upload(scope, &id).await?;
+        let upload = call.engine.upload(scope, call.principal(), &id).await?;
         finish(call, upload, &digest, body).await
     };
     let answer = whole.await;
     if answer.is_err() {
         // Nobody was told its name, so nobody goes on with it. It may have ended by itself.
-        let _ = call.engine.cancel_upload(scope, &id).await;
+        let _ = call.engine.cancel_upload(scope, call.principal(), &id).await;
     }
     answer
 }
@@ -57,23 +63,23 @@ pub async fn step(
     let engine = call.engine;
     let answer = match step {
         Step::Status => engine
-            .upload_len(scope, id)
+            .upload_len(scope, call.principal(), id)
             .await
             .map(|len| progress(call, StatusCode::NO_CONTENT, id, len))
             .map_err(WireError::from),
         Step::Append => append(call, scope, id, body).await,
-        Step::Finish { digest } => match engine.upload(scope, id).await {
+        Step::Finish { digest } => match engine.upload(scope, call.principal(), id).await {
             Ok(upload) => finish(call, upload, &digest, body).await,
             // The answer to the first one was lost.
             Err(EngineError { kind: ErrorKind::UploadUnknown, .. })
-                if engine.has_uploaded(scope, id, &digest) =>
+                if engine.has_uploaded(scope, call.principal(), id, &digest) =>
             {
                 Ok(created(call, &digest))
             }
             Err(error) => Err(error.into()),
         },
         Step::Cancel => engine
-            .cancel_upload(scope, id)
+            .cancel_upload(scope, call.principal(), id)
             .await
             .map(|()| Reply::empty(StatusCode::NO_CONTENT))
             .map_err(WireError::from),
@@ -105,7 +111,7 @@ async fn append(
     id: &UploadId,
     body: &mut impl Incoming,
 ) -> Result<Reply, WireError> {
-    let mut upload = call.engine.upload(scope, id).await?;
+    let mut upload = call.engine.upload(scope, call.principal(), id).await?;
     take(call, &mut upload, body).await?;
     Ok(progress(call, StatusCode::ACCEPTED, id, upload.len()))
 }
@@ -125,21 +131,25 @@ async fn finish(
 /// Takes the request's bytes, if they begin where the upload ends.
 async fn take(call: &Call<'_>, upload: &mut Upload, body: &mut impl Incoming) -> Result<(), WireError> {
     let announced = body::announced(body);
-    if let Some(range) = content_range(&call.request.headers)? {
+    let range = content_range(&call.request.headers)?;
+    let contradicts = |bytes: u64| range.as_ref().is_some_and(|range| range.len() != bytes);
+    if let Some(range) = &range {
         upload.begins_at(range.start)?;
-        if announced.is_some_and(|length| length != range.len()) {
-            let message = "Content-Range and Content-Length name different numbers of bytes";
-            return Err(WireError::new(Code::SizeInvalid, message));
-        }
+    }
+    if announced.is_some_and(contradicts) {
+        let message = "Content-Range and Content-Length name different numbers of bytes";
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
     if let Some(bytes) = announced.filter(|bytes| *bytes > 0) {
         upload.expect(bytes).await?;
     }
-    let taken = body::append(body, upload).await;
-    if let Ok(bytes) = &taken {
-        call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), *bytes);
+    let taken = body::append(body, upload).await?;
+    call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), taken);
+    if contradicts(taken) {
+        let message = format!("Content-Range names another number of bytes than the {taken} that came");
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
-    taken.map(|_| ())
+    Ok(())
 }
 
 /// Where a chunk lies: `<first>-<last>`, as the distribution-spec writes it, without a unit.

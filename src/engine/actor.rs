@@ -14,7 +14,7 @@ use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
 use super::pointer;
 use super::shared::Shared;
-use super::sweep::Eviction;
+use super::sweep::{Eviction, Why};
 use super::sweeps::{SweepGuard, Sweeps};
 use crate::cache::{
     Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
@@ -286,6 +286,7 @@ impl Shell {
             waiters: counts.waiters as u64,
             cache_bytes: counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes,
             cache_limit_bytes: counts.limit_bytes,
+            pushed_bytes: counts.pinned_bytes,
         });
     }
 
@@ -355,7 +356,7 @@ impl Shell {
                 self.step(match eviction {
                     Eviction::Done => Event::EvictDone { key },
                     Eviction::Pushed => Event::EvictRefused { key },
-                    Eviction::Failed => Event::EvictFailed { key },
+                    Eviction::Stays => Event::EvictFailed { key },
                 });
             }
             Report::Event(event) => self.step(event),
@@ -368,9 +369,15 @@ impl Shell {
 
     fn step_with(&mut self, event: Event<FlightKey, Source>, story: Option<&Story>) {
         let mut actions = Vec::new();
+        let lost = matches!(event, Event::Lost { .. });
         self.coordinator.step(self.shared.clock.now(), event, &mut actions);
         for action in actions {
-            self.act(action, story);
+            match action {
+                Action::Evict { key: FlightKey::Content(digest) } if lost => {
+                    self.sweeps.add(digest, Why::Lost)
+                }
+                action => self.act(action, story),
+            }
         }
     }
 
@@ -399,7 +406,7 @@ impl Shell {
                     let _ = waiter.reply.send(Joined::Refused { why, story: story.cloned() });
                 }
             }
-            Action::Evict { key: FlightKey::Content(digest) } => self.sweeps.add(digest),
+            Action::Evict { key: FlightKey::Content(digest) } => self.sweeps.add(digest, Why::Chosen),
             Action::Evict { key: FlightKey::Pointer(_) } => {}
             Action::PinnedLost { key } => {
                 tracing::error!(?key, "a pushed blob's file is missing: it must be pushed again");
@@ -463,14 +470,14 @@ impl Shell {
     }
 
     fn start_sweeps(&mut self) {
-        while let Some(digest) = self.sweeps.next() {
+        while let Some((digest, why)) = self.sweeps.next() {
             let Ok(permit) = self.reports.clone().try_reserve_owned() else {
                 // So full that its end could not be reported: after the next report, then.
-                self.sweeps.put_back(digest);
+                self.sweeps.put_back(digest, why);
                 return;
             };
             let guard = SweepGuard::new(digest, permit);
-            self.shared.tasks.spawn(guard.run(Arc::clone(&self.shared)));
+            self.shared.tasks.spawn(guard.run(Arc::clone(&self.shared), why));
         }
     }
 }

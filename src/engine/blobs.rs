@@ -301,7 +301,7 @@ impl Engine {
 }
 
 /// Whether a copy lies here that may be served.
-fn look(shared: &Shared, digest: &Digest) -> Result<Copy, EngineError> {
+pub(super) fn look(shared: &Shared, digest: &Digest) -> Result<Copy, EngineError> {
     let Some(copy) = shared.meta.get::<CopyRow>(digest)? else { return Ok(Copy::Absent) };
     if !copy.durable && copy.epoch < shared.trusted_since {
         return Ok(Copy::Suspect);

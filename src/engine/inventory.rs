@@ -1,12 +1,13 @@
-//! Owns looking at what is cached, and throwing it away on request.
-//! Must not know: how it is shown.
+//! Owns throwing away what is cached, on request.
+//! Must not know: who asks, and why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::Engine;
 use super::documents;
 use super::flight::FlightKey;
-use super::model::{CachedImage, CachedTag, EngineError, ErrorKind, Purge, Purged};
+use super::images::{PAGE, each_under};
+use super::model::{EngineError, ErrorKind, Purge, Purged};
 use super::repository::Repository;
 use super::shared::Shared;
 use super::sweep;
@@ -14,26 +15,7 @@ use crate::cache::Event;
 use crate::meta::{CopyRow, DocumentRow, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, ImageName, RepositoryId, RepositoryName};
 
-const PAGE: usize = 1_000;
-
 impl Engine {
-    /// What lies here, by image.
-    pub async fn cached(&self, repository: Option<&RepositoryName>) -> Result<Vec<CachedImage>, EngineError> {
-        let chosen: Vec<_> = match repository {
-            Some(name) => vec![self.named_repository(name)?],
-            None => self.shared.repositories.list(),
-        };
-        self.shared
-            .read(move |shared| {
-                let mut images = Vec::new();
-                for repository in &chosen {
-                    images.extend(images_of(shared, repository)?);
-                }
-                Ok(images)
-            })
-            .await
-    }
-
     /// Removes documents, tags and links, and the bytes that no image needs any more.
     pub async fn purge(&self, repository: &RepositoryName, what: Purge) -> Result<Purged, EngineError> {
         let repository = self.named_repository(repository)?;
@@ -50,7 +32,10 @@ impl Engine {
         self.carry_out(plan).await
     }
 
-    fn named_repository(&self, name: &RepositoryName) -> Result<std::sync::Arc<Repository>, EngineError> {
+    pub(super) fn named_repository(
+        &self,
+        name: &RepositoryName,
+    ) -> Result<std::sync::Arc<Repository>, EngineError> {
         self.shared.repositories.by_name(name.as_str()).ok_or_else(|| {
             EngineError::new(ErrorKind::NameUnknown, format!("there is no repository named {name}"))
         })
@@ -112,7 +97,7 @@ impl Plan {
 
 fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineError> {
     let mut plan = Plan { links: Vec::new(), tags: Vec::new() };
-    each_under::<TagRow, _>(shared, id, |key, row| {
+    each_under::<TagRow>(shared, &id, |key, row| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,
@@ -122,8 +107,9 @@ fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineE
         if goes {
             plan.tags.push(key);
         }
+        Ok(())
     })?;
-    each_under::<LinkRow, _>(shared, id, |key, _| {
+    each_under::<LinkRow>(shared, &id, |key, _| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,
@@ -134,6 +120,7 @@ fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineE
         if goes {
             plan.links.push(key);
         }
+        Ok(())
     })?;
     Ok(plan)
 }
@@ -158,71 +145,4 @@ fn orphans(shared: &Shared, mut digests: BTreeSet<Digest>) -> Result<Orphans, En
         }
     }
     Ok(orphans)
-}
-
-fn images_of(shared: &Shared, repository: &Repository) -> Result<Vec<CachedImage>, EngineError> {
-    let mut images: BTreeMap<ImageName, CachedImage> = BTreeMap::new();
-    let now = shared.clock.wall().0;
-    let empty = |image: &ImageName| CachedImage {
-        repository: repository.name.clone(),
-        image: image.clone(),
-        tags: Vec::new(),
-        manifests: 0,
-        blobs: 0,
-        bytes: 0,
-    };
-    let mut failed = None;
-    each_under::<LinkRow, _>(shared, repository.id, |key, _| {
-        let found = shared.meta.get::<CopyRow>(&key.2).and_then(|copy| {
-            let document = shared.meta.get::<DocumentRow>(&key.2)?;
-            Ok((copy, document))
-        });
-        match found {
-            Ok((copy, document)) => {
-                let image = images.entry(key.1.clone()).or_insert_with(|| empty(&key.1));
-                if let Some(document) = document {
-                    image.manifests += 1;
-                    image.bytes += document.bytes.len() as u64;
-                }
-                if let Some(copy) = copy {
-                    image.blobs += 1;
-                    image.bytes += copy.size;
-                }
-            }
-            Err(error) => failed = Some(error),
-        }
-    })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    each_under::<TagRow, _>(shared, repository.id, |key, row| {
-        let image = images.entry(key.1.clone()).or_insert_with(|| empty(&key.1));
-        let age_s = now.saturating_sub(row.checked_ms) / 1_000;
-        image.tags.push(CachedTag { tag: key.2, digest: row.digest, age_s });
-    })?;
-    Ok(images.into_values().filter(|image| image.manifests + image.blobs + image.tags.len() > 0).collect())
-}
-
-/// All rows of one repository, a page at a time.
-fn each_under<R, L>(
-    shared: &Shared,
-    id: RepositoryId,
-    mut visit: impl FnMut(R::Key, R),
-) -> Result<(), EngineError>
-where
-    R: crate::meta::Row<Key = (RepositoryId, ImageName, L)>,
-    L: crate::meta::RowKey + Clone,
-{
-    let mut after: Option<R::Key> = None;
-    loop {
-        let page = shared.meta.scan::<R>(&id, after.as_ref(), PAGE)?;
-        let last = page.len() < PAGE;
-        for (key, row) in page {
-            after = Some(key.clone());
-            visit(key, row);
-        }
-        if last {
-            return Ok(());
-        }
-    }
 }

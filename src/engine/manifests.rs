@@ -96,7 +96,8 @@ impl Engine {
         let wall = self.shared.clock.wall().0;
         let stored = row.and_then(|row| {
             let media_type = MediaType::parse(&row.media_type)?;
-            let age = Duration::from_millis(wall.saturating_sub(row.checked_ms));
+            // From the future: the clock was set back since. Then it is as old as it seems young.
+            let age = Duration::from_millis(wall.abs_diff(row.checked_ms));
             Some(Known { resolution: Resolution { digest: row.digest, media_type, size: row.size }, age })
         });
         let seen = self

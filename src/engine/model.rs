@@ -139,12 +139,12 @@ pub struct ReferrersPage {
     pub verdict: Verdict,
 }
 
-/// One image of `binaryrepo ls`.
+/// What lies here of an image.
 #[derive(Clone, Debug)]
-pub struct CachedImage {
+pub struct StoredImage {
     pub repository: RepositoryName,
     pub image: ImageName,
-    pub tags: Vec<CachedTag>,
+    pub tags: Vec<StoredTag>,
     pub manifests: usize,
     pub blobs: usize,
     /// Sum of the sizes of what lies here; content that two images share counts in both.
@@ -152,11 +152,14 @@ pub struct CachedImage {
 }
 
 #[derive(Clone, Debug)]
-pub struct CachedTag {
+pub struct StoredTag {
     pub tag: Tag,
     pub digest: Digest,
-    /// Seconds since it was last confirmed with the upstream.
-    pub age_s: u64,
+    pub media_type: String,
+    /// Of its manifest and all that names, as far as that is known.
+    pub size: u64,
+    /// When it was last pushed or, of a remote, confirmed with the upstream: milliseconds since 1970.
+    pub updated_ms: u64,
 }
 
 /// What `purge` removes.
@@ -166,6 +169,19 @@ pub enum Purge {
     Image(ImageName),
     Tag(ImageName, Tag),
     Digest(Digest),
+}
+
+/// What a cleanup removed, or would remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Uploads that nobody went on with.
+    pub uploads: u64,
+    /// Rights of images to show what nothing of theirs names.
+    pub links: u64,
+    pub manifests: u64,
+    pub blobs: u64,
+    /// Of all of them.
+    pub bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::guards::Claim;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
 use super::shared::Shared;
-use super::upload::refused_by_disk;
+use super::upload::not_kept_by_disk;
 use super::uploads::Session;
 use super::verify::verify;
 use crate::cache::Event;
@@ -75,7 +75,7 @@ impl Engine {
         {
             let _turn = shared.turns.take(&digest).await;
             let published = draft.publish(&digest, Durability::Durable).await;
-            published.map_err(|error| refused_by_disk(&error))?;
+            published.map_err(|error| not_kept_by_disk(&error))?;
             let link = self.blob_link(&session.image, &digest, size).await?;
             let mut batch = Batch::new(Commit::Durable);
             link_to(shared, &mut batch, &session.image, &digest, &link);
@@ -202,7 +202,7 @@ impl Engine {
         let promoted = shared
             .read(move |shared| {
                 let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let promoted = shared.store.promote(&digest).map_err(|error| refused_by_disk(&error))?;
+                let promoted = shared.store.promote(&digest).map_err(|error| not_kept_by_disk(&error))?;
                 Ok(promoted.then_some(copy))
             })
             .await?;

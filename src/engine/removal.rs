@@ -1,10 +1,11 @@
-//! Owns taking links away from a local image: a tag, a manifest with all its tags, a blob. Visible at once; the bytes
-//! go when nobody holds them any more.
+//! Owns taking links away from a local image: a tag, a manifest with all its tags, a blob, or all of it. Visible at
+//! once; the bytes go when nobody holds them any more.
 //! Must not know: HTTP, when content is collected.
 
 use super::Engine;
 use super::answers::Of;
 use super::flight::Source;
+use super::images::no_image;
 use super::local::no_manifest;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope, Verdict};
@@ -28,9 +29,13 @@ impl Engine {
     /// By tag only the tag goes, by digest the manifest and all tags that name it.
     pub async fn delete_manifest(&self, scope: &Scope, reference: &Reference) -> Result<(), EngineError> {
         let (image, wanted) = (source(scope), reference.clone());
-        let plan = move |shared: &Shared| match &wanted {
-            Reference::Tag(tag) => remove_tag(shared, &image, tag),
-            Reference::Digest(digest) => remove_manifest(shared, &image, digest),
+        let immutable = scope.repository.local().is_some_and(|local| local.immutable_tags);
+        let plan = move |shared: &Shared| {
+            let removal = match &wanted {
+                Reference::Tag(tag) => remove_tag(shared, &image, tag),
+                Reference::Digest(digest) => remove_manifest(shared, &image, digest),
+            };
+            removal.and_then(|found| if immutable { without_tags(found) } else { Ok(found) })
         };
         if self.remove(scope, plan).await? { Ok(()) } else { Err(no_manifest(scope, reference)) }
     }
@@ -42,6 +47,24 @@ impl Engine {
         }
         let message = format!("{} of {} has no such blob", scope.image, scope.repository.name);
         Err(EngineError::new(ErrorKind::BlobUnknown, message).with_verdict(Verdict::Local))
+    }
+
+    /// All of an image: its tags first, so that none is left that names nothing. What is pushed into it meanwhile goes
+    /// as well.
+    pub async fn delete_image(&self, scope: &Scope) -> Result<(), EngineError> {
+        let immutable = scope.repository.local().is_some_and(|local| local.immutable_tags);
+        let mut found = false;
+        loop {
+            let image = source(scope);
+            let plan = move |shared: &Shared| {
+                let page = remove_page(shared, &image)?;
+                if immutable { without_tags(page) } else { Ok(page) }
+            };
+            if !self.remove(scope, plan).await? {
+                return if found { Ok(()) } else { Err(no_image(scope)) };
+            }
+            found = true;
+        }
     }
 
     /// Carries out what `plan` makes of the rows as they are. `false`: there is nothing to remove.
@@ -76,12 +99,34 @@ impl Engine {
     }
 }
 
+/// Whoever could remove a tag could push another one in its place.
+fn without_tags(removal: Option<Removal>) -> Result<Option<Removal>, EngineError> {
+    let tag = removal.as_ref().and_then(|removal| {
+        removal.changed.iter().find_map(|of| match of {
+            Of::Manifest(Reference::Tag(tag)) => Some(tag),
+            _ => None,
+        })
+    });
+    match tag {
+        None => Ok(removal),
+        Some(tag) => {
+            let message = format!(
+                "the tag {tag} stays: tags of this repository are neither moved nor removed (immutable_tags)"
+            );
+            Err(EngineError::new(ErrorKind::Denied, message))
+        }
+    }
+}
+
 fn remove_tag(shared: &Shared, image: &Source, tag: &Tag) -> Result<Option<Removal>, EngineError> {
     let key = (image.repository, image.image.clone(), tag.clone());
-    if shared.meta.get::<TagRow>(&key)?.is_none() {
-        return Ok(None);
-    }
+    let Some(row) = shared.meta.get::<TagRow>(&key)? else { return Ok(None) };
     let mut batch = Batch::new(Durability::Durable);
+    let holder = (row.digest, image.repository, image.image.clone());
+    if let Some(held) = shared.meta.get::<HolderRow>(&holder)? {
+        // Its grace begins when its last tag goes.
+        batch.require_equal(&holder, &held).put(&holder, &HolderRow { stamp: shared.stamp() });
+    }
     batch.require_present::<TagRow>(&key).delete::<TagRow>(&key);
     Ok(Some(Removal { batch, changed: vec![Of::Manifest(Reference::Tag(tag.clone()))] }))
 }
@@ -115,6 +160,30 @@ fn remove_manifest(shared: &Shared, image: &Source, digest: &Digest) -> Result<O
         batch.delete::<ReferrerRow>(&(*repository, image.clone(), (subject.digest, *digest)));
     }
     Ok(Some(Removal { batch, changed }))
+}
+
+/// Tags as long as there are any, then links, then what only listed what is gone.
+fn remove_page(shared: &Shared, image: &Source) -> Result<Option<Removal>, EngineError> {
+    let mut removal = Removal { batch: Batch::new(Durability::Durable), changed: Vec::new() };
+    let under = (image.repository, image.image.clone());
+    let tags = shared.meta.scan::<TagRow>(&under, None, ROWS)?;
+    for (key, row) in &tags {
+        removal.batch.require_equal(key, row).delete::<TagRow>(key);
+        removal.changed.push(Of::Manifest(Reference::Tag(key.2.clone())));
+    }
+    if !tags.is_empty() {
+        return Ok(Some(removal));
+    }
+    let links = shared.meta.scan::<LinkRow>(&under, None, ROWS)?;
+    for (key, _) in &links {
+        unlink(shared, &mut removal.batch, key)?;
+        removal.changed.extend([Of::Manifest(Reference::Digest(key.2)), Of::Blob(key.2)]);
+    }
+    let referrers = shared.meta.scan::<ReferrerRow>(&under, None, ROWS)?;
+    for (key, _) in &referrers {
+        removal.batch.delete::<ReferrerRow>(key);
+    }
+    Ok((!links.is_empty() || !referrers.is_empty()).then_some(removal))
 }
 
 fn remove_blob(shared: &Shared, image: &Source, digest: &Digest) -> Result<Option<Removal>, EngineError> {

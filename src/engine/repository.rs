@@ -119,7 +119,7 @@ pub enum RepositorySpec {
 pub struct LocalSpec {
     /// Whether it may be read without logging in, where there are users.
     pub anonymous_pull: bool,
-    /// A tag that is there is not moved to another manifest.
+    /// A tag that is there is neither moved to another manifest nor removed.
     pub immutable_tags: bool,
 }
 

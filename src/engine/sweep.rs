@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::blobs::{self, Copy};
 use super::documents;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
@@ -27,30 +28,53 @@ const NOTE_TRIES: usize = 3;
 /// How long a round of making room waits for what must go.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// Why a copy is to be removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    /// To make room.
+    Chosen,
+    /// Somebody did not find it. That may be old news: where many did not find it at once, the first of them has had it
+    /// fetched again by the time the last one speaks.
+    Lost,
+}
+
 /// What became of a copy that was to be removed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Eviction {
     Done,
     /// Its row says that somebody pushed it: it stays.
     Pushed,
-    Failed,
+    /// It is still there: it could not be removed, or is not lost after all.
+    Stays,
 }
 
 /// Removes a cached copy. Readers that have it open finish undisturbed.
-pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
+pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Eviction {
     let digest = *digest;
+    let was_pushed = match let_go(shared, &digest).await {
+        Ok(LetGo::Held) => return Eviction::Pushed,
+        Ok(LetGo::Cached) => false,
+        Ok(LetGo::Pushed) => true,
+        Err(error) => {
+            tracing::warn!(%digest, %error, "pushed content cannot be let go");
+            return Eviction::Stays;
+        }
+    };
     let removed = shared
         .read(move |shared| {
-            if shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed) {
-                return Ok(None);
+            if matches!(why, Why::Lost)
+                && matches!(blobs::look(shared, &digest)?, Copy::Here(_) | Copy::Suspect)
+            {
+                return Ok(Err(Eviction::Stays));
             }
             let size = shared.meta.get::<CopyRow>(&digest)?.map_or(0, |copy| copy.size);
             shared.store.unlink(&digest)?;
-            Ok(Some(size))
+            Ok(Ok(size))
         })
         .await;
     match removed {
-        Ok(Some(size)) => {
+        Ok(Ok(_)) if was_pushed => Eviction::Done,
+        Ok(Ok(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
             batch.delete::<CopyRow>(&digest);
             if let Err(error) = shared.meta.apply(batch).await {
@@ -61,11 +85,39 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest) -> Eviction {
             tracing::debug!(%digest, size, "evicted");
             Eviction::Done
         }
-        Ok(None) => Eviction::Pushed,
+        Ok(Err(kept)) => kept,
         Err(error) => {
             tracing::error!(%digest, %error, "a blob cannot be evicted");
-            Eviction::Failed
+            Eviction::Stays
         }
+    }
+}
+
+/// Whether the sweep may take a copy.
+enum LetGo {
+    /// Somebody pushed it, and images hold it.
+    Held,
+    /// Its rows said that it was pushed, and are gone.
+    Pushed,
+    Cached,
+}
+
+/// What was pushed goes only once no image holds it: its rows first, so that no row ever promises what is gone. Nobody
+/// who brings it again does so meanwhile: their claim waits for the sweep.
+async fn let_go(shared: &Arc<Shared>, digest: &Digest) -> Result<LetGo, EngineError> {
+    let digest = *digest;
+    let pushed = shared.read(move |shared| Ok(shared.meta.get::<ContentRow>(&digest)?)).await?;
+    let Some(content) = pushed.filter(|content| content.pushed) else { return Ok(LetGo::Cached) };
+    let mut batch = Batch::new(Durability::Durable);
+    batch.require_none::<HolderRow>(&digest).require_equal(&digest, &content);
+    batch.delete::<ContentRow>(&digest).delete::<CopyRow>(&digest);
+    match shared.meta.apply(batch).await {
+        Ok(()) => {
+            shared.metrics.collected(content.size);
+            Ok(LetGo::Pushed)
+        }
+        Err(MetaError::Conflict(_)) => Ok(LetGo::Held),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::OwnedPermit;
 
 use super::actor::Report;
 use super::shared::Shared;
-use super::sweep::{self, Eviction};
+use super::sweep::{self, Eviction, Why};
 use crate::names::Digest;
 
 /// At once: each takes a thread of the pool that bodies are read on, and a lower limit may ask for very many.
@@ -17,17 +17,17 @@ const MOST: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Sweeps {
     /// No more than blobs lie here: each is chosen once until it is reported.
-    waiting: VecDeque<Digest>,
+    waiting: VecDeque<(Digest, Why)>,
     running: usize,
 }
 
 impl Sweeps {
-    pub fn add(&mut self, digest: Digest) {
-        self.waiting.push_back(digest);
+    pub fn add(&mut self, digest: Digest, why: Why) {
+        self.waiting.push_back((digest, why));
     }
 
     /// The next that may start; it counts as running until `ended`.
-    pub fn next(&mut self) -> Option<Digest> {
+    pub fn next(&mut self) -> Option<(Digest, Why)> {
         if self.running == MOST {
             return None;
         }
@@ -37,9 +37,9 @@ impl Sweeps {
     }
 
     /// It could not be started.
-    pub fn put_back(&mut self, digest: Digest) {
+    pub fn put_back(&mut self, digest: Digest, why: Why) {
         self.ended();
-        self.waiting.push_front(digest);
+        self.waiting.push_front((digest, why));
     }
 
     pub fn ended(&mut self) {
@@ -59,8 +59,8 @@ impl SweepGuard {
         Self { digest, permit: Some(permit) }
     }
 
-    pub async fn run(mut self, shared: Arc<Shared>) {
-        let eviction = sweep::evict(&shared, &self.digest).await;
+    pub async fn run(mut self, shared: Arc<Shared>, why: Why) {
+        let eviction = sweep::evict(&shared, &self.digest, why).await;
         self.send(eviction);
     }
 
@@ -73,7 +73,7 @@ impl SweepGuard {
 
 impl Drop for SweepGuard {
     fn drop(&mut self) {
-        self.send(Eviction::Failed);
+        self.send(Eviction::Stays);
     }
 }
 
@@ -86,12 +86,13 @@ mod tests {
     fn a_hundred_thousand_victims_take_their_turns() {
         let mut sweeps = Sweeps::default();
         let digest = |n: u32| Digest::of(Algorithm::Sha256, &n.to_be_bytes());
-        (0..100).for_each(|n| sweeps.add(digest(n)));
-        let first: Vec<_> = std::iter::from_fn(|| sweeps.next()).collect();
+        (0..100).for_each(|n| sweeps.add(digest(n), Why::Chosen));
+        let next = |sweeps: &mut Sweeps| sweeps.next().map(|(digest, _)| digest);
+        let first: Vec<_> = std::iter::from_fn(|| next(&mut sweeps)).collect();
         assert_eq!(first, (0..8).map(digest).collect::<Vec<_>>());
         sweeps.ended();
-        assert_eq!(sweeps.next(), Some(digest(8)));
-        sweeps.put_back(digest(8));
-        assert_eq!((sweeps.next(), sweeps.next()), (Some(digest(8)), None));
+        assert_eq!(next(&mut sweeps), Some(digest(8)));
+        sweeps.put_back(digest(8), Why::Chosen);
+        assert_eq!((next(&mut sweeps), next(&mut sweeps)), (Some(digest(8)), None));
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Engine;
+use super::accounts::Principal;
 use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
@@ -41,17 +42,32 @@ pub struct Upload {
 
 impl Engine {
     /// A new upload session of this image.
-    pub async fn start_upload(&self, scope: &Scope, algorithm: Algorithm) -> Result<UploadId, EngineError> {
-        Ok(uploads::start(&self.shared, source(scope), algorithm).await?.id)
+    pub async fn start_upload(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        algorithm: Algorithm,
+    ) -> Result<UploadId, EngineError> {
+        Ok(uploads::start(&self.shared, source(scope), by, algorithm).await?.id)
     }
 
     /// Takes an upload to work on. One that somebody works on already is out of order.
-    pub async fn upload(&self, scope: &Scope, id: &UploadId) -> Result<Upload, EngineError> {
-        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
-        let Ok(mut state) = Arc::clone(&session.state).try_lock_owned() else {
+    pub async fn upload(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<Upload, EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope), by).ok_or_else(unknown)?;
+        let Ok(state) = Arc::clone(&session.state).try_lock_owned() else {
             let message = "another request writes to this upload";
             return Err(EngineError::new(ErrorKind::UploadOutOfOrder { at: session.len() }, message));
         };
+        // To its end: an earlier run's file is read for long, and who stops waiting must find the upload again.
+        let engine = self.clone();
+        self.to_its_end(async move { engine.take_up(session, state).await }).await
+    }
+
+    async fn take_up(
+        self,
+        session: Arc<Session>,
+        mut state: OwnedMutexGuard<State>,
+    ) -> Result<Upload, EngineError> {
         let taken = std::mem::replace(&mut *state, State::Taken);
         let (draft, algorithm) = match self.wake(&session, taken).await {
             Ok(woken) => woken,
@@ -63,13 +79,12 @@ impl Engine {
         };
         uploads::used(&self.shared, &session, algorithm).await;
         session.set_len(draft.as_ref().map_or(0, Draft::len));
-        let engine = self.clone();
-        Ok(Upload { engine, session, state, draft, algorithm, look_in: 0, promised: None })
+        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, promised: None })
     }
 
     /// How many bytes of an upload came.
-    pub async fn upload_len(&self, scope: &Scope, id: &UploadId) -> Result<u64, EngineError> {
-        match self.upload(scope, id).await {
+    pub async fn upload_len(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<u64, EngineError> {
+        match self.upload(scope, by, id).await {
             Ok(upload) => Ok(upload.len()),
             Err(EngineError { kind: ErrorKind::UploadOutOfOrder { at }, .. }) => Ok(at),
             Err(error) => Err(error),
@@ -77,14 +92,25 @@ impl Engine {
     }
 
     /// Ends an upload without a blob, also while somebody works on it.
-    pub async fn cancel_upload(&self, scope: &Scope, id: &UploadId) -> Result<(), EngineError> {
-        let session = self.shared.uploads.find(id, &source(scope)).ok_or_else(unknown)?;
-        uploads::give_up(&self.shared, &session).await
+    pub async fn cancel_upload(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        id: &UploadId,
+    ) -> Result<(), EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope), by).ok_or_else(unknown)?;
+        let shared = Arc::clone(&self.shared);
+        self.to_its_end(async move { uploads::give_up(&shared, &session).await }).await
+    }
+
+    /// Ends the uploads that nobody went on with for their whole life, as housekeeping does now and then.
+    pub async fn expire_uploads(&self) {
+        uploads::expire(&self.shared).await;
     }
 
     /// Whether this upload ended with this digest already, and the answer got lost.
-    pub fn has_uploaded(&self, scope: &Scope, id: &UploadId, digest: &Digest) -> bool {
-        self.shared.uploads.has_finished(id, &source(scope), digest)
+    pub fn has_uploaded(&self, scope: &Scope, by: &Principal, id: &UploadId, digest: &Digest) -> bool {
+        self.shared.uploads.has_finished(id, &source(scope), by, digest)
     }
 
     async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), EngineError> {
@@ -279,16 +305,31 @@ fn unknown() -> EngineError {
 
 /// Nothing that was acknowledged is lost by it, and an upload can go on when there is room again.
 pub(super) fn full() -> EngineError {
-    let message = "there is no space left on the disk; the upload can go on when there is";
-    EngineError::new(ErrorKind::Overloaded, message)
+    no_space("the upload can go on when there is")
 }
 
 pub(super) fn refused_by_disk(error: &io::Error) -> EngineError {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => full(),
-        _ => {
-            tracing::error!(%error, "the disk does not take an upload");
-            EngineError::new(ErrorKind::Overloaded, "the disk does not take the upload right now")
-        }
+    if is_full(error) {
+        return full();
     }
+    tracing::error!(%error, "the disk does not take an upload");
+    EngineError::new(ErrorKind::Overloaded, "the disk does not take the upload right now")
+}
+
+/// Of a blob that came whole and could not be made durable. What the disk has of it is not known, so its upload is
+/// over.
+pub(super) fn not_kept_by_disk(error: &io::Error) -> EngineError {
+    if is_full(error) {
+        return no_space("push the blob again when there is");
+    }
+    tracing::error!(%error, "the disk does not keep a blob");
+    EngineError::new(ErrorKind::Overloaded, "the disk does not keep the blob; push it again")
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn no_space(then: &str) -> EngineError {
+    EngineError::new(ErrorKind::Overloaded, format!("there is no space left on the disk; {then}"))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::sync::Mutex;
 
+use super::accounts::Principal;
 use super::flight::Source;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
@@ -34,6 +35,8 @@ pub(super) struct Session {
     pub id: UploadId,
     /// The image that it was started for, and the only one it is for.
     pub image: Source,
+    /// Who began it, and who alone may go on.
+    owner: String,
     pub draft: DraftId,
     pub state: Arc<Mutex<State>>,
     /// What is known to lie in the draft, for who asks while somebody works on it.
@@ -57,10 +60,12 @@ pub(super) enum State {
 }
 
 impl Session {
-    fn new(id: UploadId, image: Source, draft: DraftId, state: State, used: UnixMillis) -> Self {
+    fn new(id: UploadId, whose: (Source, String), draft: DraftId, state: State, used: UnixMillis) -> Self {
+        let (image, owner) = whose;
         Self {
             id,
             image,
+            owner,
             draft,
             state: Arc::new(Mutex::new(state)),
             len: AtomicU64::new(0),
@@ -86,6 +91,7 @@ impl Session {
         SessionRow {
             repository: self.image.repository,
             image: self.image.image.clone(),
+            owner: self.owner.clone(),
             draft: self.draft.0,
             algorithm,
             used_ms: used.0,
@@ -104,20 +110,22 @@ pub(super) struct Uploads {
 #[derive(Debug, Default)]
 struct Finished {
     order: VecDeque<UploadId>,
-    digests: HashMap<UploadId, (Source, Digest)>,
+    digests: HashMap<UploadId, (Source, String, Digest)>,
 }
 
 impl Uploads {
-    /// The session, if it is this image's.
-    pub fn find(&self, id: &UploadId, image: &Source) -> Option<Arc<Session>> {
+    /// The session, if it is this image's and this caller's.
+    pub fn find(&self, id: &UploadId, image: &Source, by: &Principal) -> Option<Arc<Session>> {
         let session = self.live.get(id).map(|entry| Arc::clone(&entry))?;
-        (session.image == *image && !session.is_over()).then_some(session)
+        let theirs = session.image == *image && session.owner == by.key();
+        (theirs && !session.is_over()).then_some(session)
     }
 
     /// Whether this upload of this image ended with this digest a while ago.
-    pub fn has_finished(&self, id: &UploadId, image: &Source, digest: &Digest) -> bool {
+    pub fn has_finished(&self, id: &UploadId, image: &Source, by: &Principal, digest: &Digest) -> bool {
         let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
-        finished.digests.get(id).is_some_and(|(of, with)| of == image && with == digest)
+        let known = finished.digests.get(id);
+        known.is_some_and(|(of, owner, with)| of == image && *owner == by.key() && with == digest)
     }
 
     /// Takes the session out. Whoever works on it finds out at the end. `false`: somebody else was faster.
@@ -134,7 +142,7 @@ impl Uploads {
             finished.digests.remove(&oldest);
         }
         finished.order.push_back(session.id);
-        finished.digests.insert(session.id, (session.image.clone(), digest));
+        finished.digests.insert(session.id, (session.image.clone(), session.owner.clone(), digest));
     }
 
     /// Those that nobody used since `oldest` and nobody works on now.
@@ -149,6 +157,7 @@ impl Uploads {
 pub(super) async fn start(
     shared: &Shared,
     image: Source,
+    by: &Principal,
     algorithm: Algorithm,
 ) -> Result<Arc<Session>, EngineError> {
     if shared.uploads.live.len() >= MOST {
@@ -161,7 +170,7 @@ pub(super) async fn start(
         .map_err(|error| EngineError::new(ErrorKind::Internal, format!("no randomness: {error}")))?;
     let id = UploadId::new(NODE, u128::from_be_bytes(random));
     let now = shared.clock.wall();
-    let session = Session::new(id, image, shared.next_draft(), State::Empty(algorithm), now);
+    let session = Session::new(id, (image, by.key()), shared.next_draft(), State::Empty(algorithm), now);
     let mut batch = Batch::new(Durability::Relaxed);
     batch.put(&id, &session.row(algorithm, now));
     shared.meta.apply(batch).await?;
@@ -192,17 +201,23 @@ pub(super) fn take_stock(shared: &Shared) -> Result<Vec<DraftId>, EngineError> {
     sweep::each::<SessionRow>(shared, |id, row| {
         let image = Source { repository: row.repository, image: row.image };
         let draft = DraftId(row.draft);
-        let session = Session::new(id, image, draft, State::Left(row.algorithm), UnixMillis(row.used_ms));
+        let session =
+            Session::new(id, (image, row.owner), draft, State::Left(row.algorithm), UnixMillis(row.used_ms));
         shared.uploads.live.insert(id, Arc::new(session));
         drafts.push(draft);
     })?;
     Ok(drafts)
 }
 
-/// Ends the sessions that nobody has used for long.
-pub(super) async fn expire(shared: &Arc<Shared>) {
+/// The sessions that nobody has used for long.
+pub(super) fn expired(shared: &Shared) -> Vec<Arc<Session>> {
     let life = u64::try_from(shared.settings.upload_life.as_millis()).unwrap_or(u64::MAX);
-    let idle = shared.uploads.idle_since(shared.clock.wall().0.saturating_sub(life));
+    shared.uploads.idle_since(shared.clock.wall().0.saturating_sub(life))
+}
+
+/// Ends them.
+pub(super) async fn expire(shared: &Arc<Shared>) {
+    let idle = expired(shared);
     if idle.is_empty() {
         return;
     }

@@ -189,8 +189,10 @@ async fn others_manage_what_is_theirs_and_nothing_else() {
         ("GET", "/api/repository/vault", Value::Null),
         ("PUT", "/api/repository/vault", json!({ "password_file": "/etc/shadow" })),
         ("DELETE", "/api/repository/vault", Value::Null),
-        ("GET", "/api/cached", Value::Null),
-        ("GET", "/api/cached?repository=vault", Value::Null),
+        ("GET", "/api/images", Value::Null),
+        ("GET", "/api/images?repository=vault", Value::Null),
+        ("GET", "/api/images/vault/team/app", Value::Null),
+        ("DELETE", "/api/images/vault/team/app", Value::Null),
         ("POST", "/api/purge", json!({ "repository": "vault", "all": true })),
         ("GET", "/api/status", Value::Null),
         ("POST", "/api/grants", json!({ "user": "ada", "repository": "vault", "role": "admin" })),
@@ -213,6 +215,8 @@ async fn others_manage_what_is_theirs_and_nothing_else() {
         ("POST", "/api/grants", json!({ "user": "ada", "repository": "docker-remote", "role": "read" })),
         ("POST", "/api/purge", json!({ "repository": "docker-remote", "all": true })),
         ("GET", "/api/grants?repository=docker-remote", Value::Null),
+        ("GET", "/api/images/docker-remote/library/redis", Value::Null),
+        ("DELETE", "/api/images/docker-remote/library/redis", Value::Null),
     ] {
         let answer = ada(method, path, body).await;
         assert_eq!(answer.status, 404, "{method} {path}");
@@ -258,7 +262,7 @@ async fn a_repositorys_administrator_lets_others_in_and_cleans_up() {
     assert_eq!(own["repositories"].as_array().unwrap().len(), 1);
     let pull = house.request("GET", "/v2/vault/team/app/manifests/1").basic(ADA.0, ADA.1).send().await;
     assert_eq!(pull.status, 200);
-    let cached = ada("GET", "/api/cached?repository=vault", Value::Null).await.json();
+    let cached = ada("GET", "/api/images?repository=vault", Value::Null).await.json();
     assert_eq!(cached["images"][0]["image"], "team/app", "{cached}");
     assert_eq!(ada("POST", "/api/purge", json!({ "repository": "vault", "all": true })).await.status, 200);
     assert_eq!(

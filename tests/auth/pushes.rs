@@ -51,6 +51,22 @@ fn client<'a>(house: &'a House, user: (&'a str, &'a str)) -> Client<'a> {
     Client { house, user }
 }
 
+/// docker without a log-in took a minute to say that its push was refused. Its library drops a message that is the
+/// code's own standard sentence, and what is left of the error looks to it like one that is worth another try.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_push_is_not_tried_again() {
+    let house = House::new().await;
+    let refused = [
+        house.request("POST", "/v2/docker-local/team/app/blobs/uploads/").send().await,
+        client(&house, BOB).send("POST", "/v2/public-local/app/blobs/uploads/").await,
+    ];
+    for answer in refused {
+        let sentence = answer.json()["errors"][0]["message"].as_str().unwrap_or_default().to_owned();
+        let standard = ["", "authentication required", "requested access to the resource is denied"];
+        assert!(!standard.contains(&sentence.as_str()), "{}: {sentence:?}", answer.status);
+    }
+}
+
 /// All that a client is told, but for the request's own id.
 fn told(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
     let own = |(name, _): &&(String, String)| !matches!(name.as_str(), "x-request-id" | "date");
@@ -164,6 +180,40 @@ async fn a_mount_from_what_one_may_not_read_is_a_plain_upload() {
             format!("/v2/docker-local/team/app/blobs/uploads/?mount={other}&from=docker-local/secret/base");
         assert_eq!(house.request("POST", &path).bearer(&ticket).send().await.status, status, "{scope}");
     }
+}
+
+/// Whoever learns an upload's name, an administrator even, cannot put other bytes into it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_for_who_began_it() {
+    let house = House::new().await;
+    for user in ["ada", "bob"] {
+        house.grant(user, "docker-local", "both/*", "write").await;
+    }
+    let begun = client(&house, ADA).send("POST", "/v2/docker-local/both/app/blobs/uploads/").await;
+    let location = begun.header("location").expect("where it goes on").to_owned();
+    let (digest, half) = (Content::new("hellohello").digest, b"hello".to_vec());
+    let patch = client(&house, ADA).request("PATCH", &location).body(half.clone()).send().await;
+    assert_eq!(patch.status, 202);
+    let last = format!("{location}?digest={digest}");
+    let others = async |house: &House| {
+        for user in [BOB, EVE] {
+            for (method, path) in
+                [("GET", &location), ("PATCH", &location), ("DELETE", &location), ("PUT", &last)]
+            {
+                let bytes = if method == "GET" { Vec::new() } else { half.clone() };
+                let answer = client(house, user).request(method, path).body(bytes).send().await;
+                let told = (answer.status, answer.code());
+                assert_eq!(told, (404, "BLOB_UPLOAD_UNKNOWN".to_owned()), "{method} by {}", user.0);
+            }
+        }
+    };
+    others(&house).await;
+    let house = house.restart().await;
+    others(&house).await;
+    // The same person may show another credential.
+    let ticket = house.ticket(Some(ADA), "repository:docker-local/both/app:pull,push").await;
+    let put = house.request("PUT", &last).bearer(&ticket).body(half).send().await;
+    assert_eq!(put.status, 201, "{}", String::from_utf8_lossy(&put.body));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ impl Clients {
         Ok(pull.env("HOME", self.dir.join("home")))
     }
 
-    fn forget(&self, client: Client, reference: &str) -> Outcome {
+    pub fn forget(&self, client: Client, reference: &str) -> Outcome {
         match client {
             Client::Docker => drop(run("docker").args(["rmi", "--force", reference]).done()?),
             Client::Podman => drop(self.podman().args(["rmi", "--force", reference]).done()?),
@@ -93,7 +93,7 @@ impl Clients {
         Ok(())
     }
 
-    fn check(&self, client: Client, reference: &str, image: &Image) -> Outcome {
+    pub fn check(&self, client: Client, reference: &str, image: &Image) -> Outcome {
         let (found, wanted) = match client {
             Client::Docker => {
                 let id =
@@ -105,25 +105,10 @@ impl Clients {
                     self.podman().args(["image", "inspect", "--format", "{{.Id}}", reference]).success()?;
                 (format!("sha256:{}", id.trim()), image.config.digest.clone())
             }
-            Client::Skopeo => return self.check_dir(reference, image),
+            Client::Skopeo => return check_dir(&self.skopeo_dir(reference), image),
             Client::Ctr => return check_content(image),
         };
         ensure!(found == wanted, "its id is {found} instead of {wanted}");
-        Ok(())
-    }
-
-    /// Every byte that skopeo has written.
-    fn check_dir(&self, reference: &str, image: &Image) -> Outcome {
-        let dir = self.skopeo_dir(reference);
-        ensure!(fs::read(dir.join("manifest.json"))? == image.manifest.bytes, "the manifest has changed");
-        for blob in image.blobs() {
-            let file = dir.join(blob.digest.trim_start_matches("sha256:"));
-            ensure!(
-                digest_of(&fs::read(&file).context(file.display())?) == blob.digest,
-                "{} is wrong",
-                blob.digest
-            );
-        }
         Ok(())
     }
 
@@ -133,15 +118,35 @@ impl Clients {
 
     /// Podman with a store of its own.
     pub fn podman(&self) -> Run {
+        self.on_store("podman").args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"])
+    }
+
+    /// Buildah on podman's store, as the two are on a usual machine.
+    pub fn buildah(&self) -> Run {
+        self.on_store("buildah")
+    }
+
+    fn on_store(&self, program: &str) -> Run {
         let store = self.dir.join("podman");
-        run("podman")
+        run(program)
             .args(["--root".as_ref(), store.as_os_str(), "--runroot".as_ref(), "/run/e2e-podman".as_ref()])
-            .args(["--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file"])
+            .args(["--storage-driver", "overlay"])
     }
 }
 
-fn ctr() -> Run {
+pub fn ctr() -> Run {
     run("ctr").args(["--address", CONTAINERD])
+}
+
+/// Every byte that skopeo has written.
+pub fn check_dir(dir: &Path, image: &Image) -> Outcome {
+    ensure!(fs::read(dir.join("manifest.json"))? == image.manifest.bytes, "the manifest has changed");
+    for blob in image.blobs() {
+        let file = dir.join(blob.digest.trim_start_matches("sha256:"));
+        let bytes = fs::read(&file).context(file.display())?;
+        ensure!(digest_of(&bytes) == blob.digest, "{} is wrong", blob.digest);
+    }
+    Ok(())
 }
 
 /// containerd hashes what it takes in, so it is enough that everything is there.
@@ -163,13 +168,14 @@ pub fn trust(host: &str, authority: &Path) -> Outcome {
     hosts_toml(host, &format!("https://{host}"), authority)
 }
 
-/// containerd: pulls of `registry` go to `server`.
+/// containerd: what concerns `registry` goes to `server`.
 pub fn hosts_toml(registry: &str, server: &str, authority: &Path) -> Outcome {
     let dir = Path::new("/etc/containerd/certs.d").join(registry);
     fs::create_dir_all(&dir)?;
     let authority = authority.display();
-    let text =
-        format!("[host.\"{server}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"{authority}\"\n");
+    let text = format!(
+        "[host.\"{server}\"]\n  capabilities = [\"pull\", \"resolve\", \"push\"]\n  ca = \"{authority}\"\n"
+    );
     Ok(fs::write(dir.join("hosts.toml"), text)?)
 }
 

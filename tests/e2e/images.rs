@@ -64,7 +64,7 @@ impl Blob {
         Blob { digest: digest_of(&bytes), media_type, bytes }
     }
 
-    fn descriptor(&self) -> Value {
+    pub fn descriptor(&self) -> Value {
         json!({ "mediaType": self.media_type, "digest": self.digest, "size": self.bytes.len() })
     }
 }

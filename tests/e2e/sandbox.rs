@@ -25,7 +25,7 @@ const NAMES: &str = "\
 ";
 
 /// A Debian package and the program that shows that it, or another package's like of it, is there.
-const NEEDED: [(&str, &str); 15] = [
+const NEEDED: [(&str, &str); 16] = [
     ("nginx", "nginx"),
     ("docker.io", "dockerd"),
     ("docker.io", "docker"),
@@ -33,6 +33,7 @@ const NEEDED: [(&str, &str); 15] = [
     ("docker-compose", "docker-compose"),
     ("docker-registry", "docker-registry"),
     ("podman", "podman"),
+    ("buildah", "buildah"),
     ("skopeo", "skopeo"),
     ("containerd", "containerd"),
     ("debootstrap", "debootstrap"),

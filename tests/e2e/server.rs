@@ -21,25 +21,44 @@ pub fn binary() -> PathBuf {
     std::env::var_os(OTHER_BINARY).map_or_else(|| env!("CARGO_BIN_EXE_binaryrepo").into(), PathBuf::from)
 }
 
+/// Who may come in. Each door has a data directory of its own.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Door {
+    /// Nobody can log in: everybody pulls, and who is on this machine pushes.
+    Open,
+    /// There is an administrator, made by the first start.
+    Users,
+}
+
+/// The first administrator of a server with users.
+const ADMIN: (&str, &str) = ("ada", "the administrator's own");
+
 pub struct Server {
     service: Service,
-    dir: PathBuf,
+    pub door: Door,
+    data: PathBuf,
     runtime: Handle,
 }
 
 impl Server {
-    pub fn start(runtime: &Handle, dir: &Path) -> Outcome<Server> {
+    pub fn start(runtime: &Handle, dir: &Path, door: Door) -> Outcome<Server> {
         let config = dir.join("binaryrepo.toml");
         fs::write(&config, "[server]\ntrusted_proxies = [\"127.0.0.1/32\"]\n")?;
+        let data = dir.join(if door == Door::Open { "data" } else { "data-users" });
         let mut command = Command::new(binary());
         command
             .args(["serve", "--listen", &format!("127.0.0.1:{PORT}"), "--data-dir"])
-            .arg(dir.join("data"))
+            .arg(&data)
             .arg("--config")
             .arg(&config);
+        if door == Door::Users {
+            let password = dir.join("admin.password");
+            fs::write(&password, ADMIN.1)?;
+            command.env("BINARYREPO_ADMIN_USER", ADMIN.0).env("BINARYREPO_ADMIN_PASSWORD_FILE", password);
+        }
         let mut service = Service::start("binaryrepo", &mut command, &dir.join("binaryrepo.log"))?;
         service.ready_at(([127, 0, 0, 1], PORT).into())?;
-        Ok(Server { service, dir: dir.to_owned(), runtime: runtime.clone() })
+        Ok(Server { service, door, data, runtime: runtime.clone() })
     }
 
     pub fn origin() -> Origin {
@@ -48,7 +67,7 @@ impl Server {
 
     /// The administrator's token, as the first start left it.
     pub fn token(&self) -> Outcome<String> {
-        let file = self.dir.join("data/admin.token");
+        let file = self.data.join("admin.token");
         Ok(fs::read_to_string(&file).context(file.display())?.trim().to_owned())
     }
 
@@ -62,14 +81,28 @@ impl Server {
     }
 
     pub fn add(&self, repository: &Value) -> Outcome {
-        let answer = self.api(Method::POST, "/api/repository", repository)?;
-        ensure!(
-            answer.status() == 201,
-            "POST {repository} was answered {}: {}",
-            answer.status(),
-            answer.text
-        );
+        self.post("/api/repository", repository)
+    }
+
+    /// Makes something that is not there yet.
+    pub fn post(&self, path: &str, body: &Value) -> Outcome {
+        let answer = self.api(Method::POST, path, body)?;
+        let status = answer.status();
+        ensure!(status == 201, "POST {path} {body} was answered {status}: {}", answer.text);
         Ok(())
+    }
+
+    /// A GET of the server itself.
+    pub fn get(&self, path: &str) -> Outcome<Answer> {
+        self.runtime.block_on(Server::origin().get(path))
+    }
+
+    /// How many bytes clients have sent to a repository, since the start.
+    pub fn taken(&self, repository: &str) -> Outcome<u64> {
+        let metrics = self.get("/metrics")?.text;
+        let begin = format!("binaryrepo_bytes_from_clients_total{{repository=\"{repository}\"}} ");
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&begin));
+        Ok(count.unwrap_or("0").parse()?)
     }
 
     pub fn tail(&self, lines: usize) -> String {

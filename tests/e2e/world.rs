@@ -7,8 +7,9 @@ use crate::front::{self, CDN, Front, REGISTRY, TOKEN_SERVER, Weather};
 use crate::images::{Image, Maker};
 use crate::log::Log;
 use crate::process::run;
+use crate::pushers::{Hand, Pusher, Site};
 use crate::sandbox::UPSTREAM_IP;
-use crate::server::Server;
+use crate::server::{Door, Server};
 use crate::trouble::{Context, Outcome, ensure};
 use crate::upstream::Upstream;
 use crate::wire::{Authority, Origin, client_tls};
@@ -27,6 +28,14 @@ pub const SHORT: &str = "short.binaryrepo.local";
 pub const PRIVATE: &str = "private.binaryrepo.local";
 /// A name that nginx maps to /repo/docker-remote.
 pub const OWN_NAME: &str = "docker-remote.example.com";
+/// A local repository; where there are users, anybody reads it.
+pub const LOCAL: &str = "docker-local";
+/// One that wants a log-in for everything, where there are users.
+pub const CLOSED: &str = "closed";
+/// One whose tags are not moved.
+pub const FROZEN: &str = "frozen";
+/// Who writes to the local repositories, where there are users.
+pub const MEMBER: (&str, &str) = ("ben", "a member's own password");
 pub const SHORT_TTL: Duration = Duration::from_secs(1);
 
 pub struct World {
@@ -110,11 +119,31 @@ impl World {
         Ok(())
     }
 
+    /// A client that is to push, ready to.
+    pub fn hand(&mut self, pusher: Pusher, site: &Site) -> Outcome<Hand> {
+        if let Some(store) = pusher.store() {
+            self.ready(store)?;
+        }
+        Hand::new(pusher, site, &self.clients, &self.nginx_authority(), &self.source)
+    }
+
     /// Starts binaryrepo, with its remotes pointed at the upstream, and nginx before it.
     pub fn serve(&mut self) -> Outcome<&Server> {
+        self.serve_behind(Door::Open)
+    }
+
+    /// The same with users: `MEMBER` writes to the local repositories, and `docker-local` is read by anybody.
+    pub fn serve_users(&mut self) -> Outcome<&Server> {
+        self.serve_behind(Door::Users)
+    }
+
+    fn serve_behind(&mut self, door: Door) -> Outcome<&Server> {
+        if let Some(other) = self.server.take_if(|server| server.door != door) {
+            other.stop()?;
+        }
         if self.server.is_none() {
-            let server = Server::start(self.runtime.handle(), &self.dir)?;
-            self.point_remotes(&server)?;
+            let server = Server::start(self.runtime.handle(), &self.dir, door)?;
+            self.furnish(&server)?;
             self.server = Some(server);
         }
         if self.nginx.is_none() {
@@ -123,7 +152,8 @@ impl World {
         Ok(self.server.as_ref().expect("just started"))
     }
 
-    fn point_remotes(&self, server: &Server) -> Outcome {
+    /// Points the remotes at the upstream, and makes what else the scenarios use, once for each data directory.
+    fn furnish(&self, server: &Server) -> Outcome {
         let known = server.api(Method::GET, "/api/repository", &Value::Null)?;
         if known.text.contains(REGISTRY) {
             return Ok(());
@@ -149,7 +179,13 @@ impl World {
         ))?;
         server.add(&remote("short", json!({ "tag_ttl": "1s" })))?;
         let user = json!({ "username": front::USER, "password": front::PASSWORD, "anonymous_pull": true });
-        server.add(&remote("private", user))
+        server.add(&remote("private", user))?;
+        let local = |name: &str| json!({ "name": name, "repo_type": "local", "package_type": "docker" });
+        server.add(&local(CLOSED))?;
+        let mut frozen = local(FROZEN);
+        frozen["immutable_tags"] = json!(true);
+        server.add(&frozen)?;
+        if server.door == Door::Users { invite(server) } else { Ok(()) }
     }
 
     /// A client of nginx's for single requests.
@@ -193,6 +229,19 @@ impl World {
         let log = self.front.since(self.front.mark().saturating_sub(15)).lines();
         format!("{server}{docker}  the upstream saw at last:\n{log}")
     }
+}
+
+fn invite(server: &Server) -> Outcome {
+    let (name, password) = MEMBER;
+    server.post("/api/users", &json!({ "name": name, "password": password }))?;
+    for (repository, images) in [(LOCAL, "team/*"), (CLOSED, "*")] {
+        let grant = json!({ "user": name, "repository": repository, "images": images, "role": "write" });
+        server.post("/api/grants", &grant)?;
+    }
+    let path = format!("/api/repository/{LOCAL}");
+    let changed = server.api(Method::PUT, &path, &json!({ "anonymous_pull": true }))?;
+    ensure!(changed.status() == 200, "PUT {path} was answered {}: {}", changed.status(), changed.text);
+    Ok(())
 }
 
 pub fn upstream_url() -> String {

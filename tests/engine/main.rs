@@ -14,6 +14,7 @@ mod manifests;
 mod metadata;
 mod pulls;
 mod restart;
+#[allow(dead_code, reason = "each binary uses its own part")]
 mod rig;
 mod small_disk;
 mod tasks;

@@ -18,9 +18,11 @@ struct Rule {
     what: What,
 }
 
+#[derive(Clone)]
 enum What {
     Strike(Strike),
     Wait(Gate),
+    Panic,
 }
 
 impl Disk {
@@ -46,6 +48,11 @@ impl Disk {
         self.rules().push(Rule { call: Call::Write, spare: 0, strikes: usize::MAX, what });
     }
 
+    /// From now on these panic, on whatever thread they are made.
+    pub fn panic(&self, call: Call) {
+        self.rules().push(Rule { call, spare: 0, strikes: usize::MAX, what: What::Panic });
+    }
+
     /// After so many free ones these calls wait until the gate is opened.
     pub fn hold_after(&self, spare: usize, call: Call, gate: &Gate) {
         let what = What::Wait(gate.clone());
@@ -63,7 +70,7 @@ impl Disk {
     }
 
     fn ask(&self, call: Call) -> Option<Strike> {
-        let gate = {
+        let what = {
             let mut rules = self.rules();
             let rule = rules.iter_mut().find(|rule| rule.call == call && rule.strikes > 0)?;
             if rule.spare > 0 {
@@ -71,13 +78,16 @@ impl Disk {
                 return None;
             }
             rule.strikes -= 1;
-            match &rule.what {
-                What::Strike(strike) => return Some(*strike),
-                What::Wait(gate) => gate.clone(),
-            }
+            rule.what.clone()
         };
-        gate.wait();
-        None
+        match what {
+            What::Strike(strike) => Some(strike),
+            What::Wait(gate) => {
+                gate.wait();
+                None
+            }
+            What::Panic => panic!("planted"),
+        }
     }
 
     fn rules(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
@@ -111,6 +121,8 @@ pub enum Mood {
     Closed,
     /// Panics in whoever asks next, once.
     Panics,
+    /// Panics in whoever notes next that a blob lies here, once.
+    PanicsAtCopy,
 }
 
 /// A metadata store with moods.
@@ -152,7 +164,8 @@ impl Meta for Ledger {
                 Box::pin(async { Err(MetaError::WriteDead("the disk takes no writes".to_owned())) })
             }
             Mood::Closed => Box::pin(async { Err(MetaError::Closed) }),
-            Mood::Panics => {
+            Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
+            Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);
                 panic!("planted");
             }

@@ -59,7 +59,7 @@ async fn one_image_is_found_in_all_five_ways_and_fetched_once() {
     assert_eq!(registry.asked("GET /v2/library/redis/manifests/").len(), 1);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
     assert!(registry.asked("/v2/redis/").is_empty());
-    let listed = house.get("/api/cached").await.json();
+    let listed = house.get("/api/images").await.json();
     assert_eq!(listed["images"].as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(listed["images"][0]["image"], "library/redis");
 }

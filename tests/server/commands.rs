@@ -97,7 +97,7 @@ async fn repositories_are_managed_alike_in_every_way() {
         let gone = way.run(&["repo", "remove", "quay"]);
         assert_eq!(gone.code, 1, "{name}: {gone:?}");
         assert!(gone.err.contains("hint: there are docker-local, docker-remote"), "{name}: {gone:?}");
-        assert_eq!(way.good(&["ls"]), "nothing is cached yet\n", "{name}");
+        assert_eq!(way.good(&["ls"]), "there are no images yet\n", "{name}");
     }
 }
 
@@ -133,7 +133,7 @@ async fn what_is_cached_is_seen_and_purged_with_and_without_a_server() {
     assert!(tags.contains("redis:7") && !tags.contains("redis:8"), "{tags}");
     let purged = offline.good(&["purge", "docker-remote/redis"]);
     assert!(purged.starts_with("removed 1 manifests and 2 blobs"), "{purged}");
-    assert_eq!(offline.good(&["ls"]), "nothing is cached yet\n");
+    assert_eq!(offline.good(&["ls"]), "there are no images yet\n");
     let unknown = offline.run(&["ls", "no-such"]);
     assert_eq!(unknown.code, 1, "{unknown:?}");
 
@@ -222,5 +222,18 @@ async fn a_commands_json_is_the_apis() {
     assert_eq!(way.json(&["repo", "list"]), server.get("/api/repository").await.json());
     let shown = server.send(Ask::get("/api/repository/docker-remote")).await.json();
     assert_eq!(way.json(&["repo", "show", "docker-remote"]), shown);
-    assert_eq!(way.json(&["ls"]), server.get("/api/cached").await.json());
+    assert_eq!(way.json(&["ls"]), server.get("/api/images").await.json());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_is_asked_for_alike_in_every_way() {
+    let (ways, _dirs, _servers) = ways();
+    for way in &ways {
+        let nothing = "nothing to remove: everything is needed, or younger than the grace\n";
+        assert_eq!(way.good(&["gc", "--dry-run"]), nothing, "{}", way.name);
+        assert_eq!(way.good(&["gc"]), nothing, "{}", way.name);
+        let expected =
+            json!({ "dry_run": false, "uploads": 0, "links": 0, "manifests": 0, "blobs": 0, "bytes": 0 });
+        assert_eq!(way.json(&["gc"]), expected, "{}", way.name);
+    }
 }

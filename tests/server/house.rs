@@ -178,3 +178,21 @@ pub fn manifest(name: &str, reference: &str) -> String {
 pub fn blob(name: &str, content: &Content) -> String {
     format!("/v2/docker-remote/{name}/blobs/{}", content.digest)
 }
+
+/// Pushes an image to a local repository, as a client does: `repository/image`.
+pub async fn push(address: SocketAddr, name: &str, tag: &str, image: &Image) {
+    for content in image.blobs() {
+        let upload = format!("/v2/{name}/blobs/uploads/?digest={}", content.digest);
+        let answer = Ask::new("POST", &upload).body(&content.bytes[..]).send(address).await;
+        assert_eq!(answer.status, 201, "{}", answer.all());
+    }
+    put_manifest(address, name, tag, (Image::MEDIA_TYPE, &image.manifest)).await;
+}
+
+/// Pushes a manifest of which all is there.
+pub async fn put_manifest(address: SocketAddr, name: &str, reference: &str, manifest: (&str, &Content)) {
+    let put = Ask::new("PUT", &format!("/v2/{name}/manifests/{reference}"));
+    let put = put.header("Content-Type", manifest.0).body(&manifest.1.bytes[..]);
+    let answer = put.send(address).await;
+    assert_eq!(answer.status, 201, "{}", answer.all());
+}

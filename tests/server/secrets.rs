@@ -147,7 +147,7 @@ async fn no_secret_is_ever_said() {
             .all(),
     );
 
-    for path in ["/metrics", "/readyz", "/healthz", "/", "/api/status", "/api/cached", "/api/repository"] {
+    for path in ["/metrics", "/readyz", "/healthz", "/", "/api/status", "/api/images", "/api/repository"] {
         scene.send(Ask::get(path)).await;
     }
     let mut add =

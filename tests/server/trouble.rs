@@ -135,6 +135,6 @@ async fn lies_about_digests_move_no_tag_and_serve_no_bytes() {
     let third = Image::new(606, &[10]).manifest.digest.to_string();
     let asked = house.get(&manifest("redis", &third)).await;
     assert_eq!(asked.code(), (502, "UNAVAILABLE".to_owned()));
-    let listed = house.get("/api/cached").await.json();
+    let listed = house.get("/api/images").await.json();
     assert_eq!(listed, json!({ "images": [] }), "nothing of it is kept");
 }

@@ -11,6 +11,8 @@ use hyper::body::{Body, Frame};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
+use super::fault::Gate;
+
 /// How much lost time a line makes good.
 const CATCH_UP: Duration = Duration::from_millis(20);
 
@@ -57,6 +59,10 @@ pub enum Ending {
 pub struct Plan {
     pub bytes: Bytes,
     pub lines: Vec<Arc<Line>>,
+    /// Waits there until the gate is opened.
+    pub hold_at: Option<(u64, Gate)>,
+    /// The line that carries what comes from there on.
+    pub drip_from: Option<(u64, Arc<Line>)>,
     pub ending: Ending,
     /// Called before a `Break`.
     pub on_break: Box<dyn FnOnce() + Send>,
@@ -79,12 +85,27 @@ impl Feed {
 }
 
 async fn run(mut plan: Plan, sender: mpsc::Sender<Result<Bytes, Broken>>) {
-    let piece = plan.lines.iter().map(|line| line.piece()).min().unwrap_or(64 * 1024);
-    while !plan.bytes.is_empty() {
-        let piece = plan.bytes.split_to(piece.min(plan.bytes.len()));
+    let mut most = plan.lines.iter().map(|line| line.piece()).min().unwrap_or(64 * 1024);
+    let mut at = 0;
+    loop {
+        if let Some((_, gate)) = plan.hold_at.take_if(|(stop, _)| *stop <= at) {
+            gate.passed().await;
+        }
+        if let Some((_, line)) = plan.drip_from.take_if(|(stop, _)| *stop <= at) {
+            most = most.min(line.piece());
+            plan.lines.push(line);
+        }
+        if plan.bytes.is_empty() {
+            break;
+        }
+        // Up to the next place where something happens.
+        let stops = [plan.hold_at.as_ref().map(|(at, _)| *at), plan.drip_from.as_ref().map(|(at, _)| *at)];
+        let until = stops.into_iter().flatten().map(|stop| usize::try_from(stop - at).unwrap()).min();
+        let piece = plan.bytes.split_to(most.min(plan.bytes.len()).min(until.unwrap_or(usize::MAX)));
         for line in &plan.lines {
             line.carry(piece.len()).await;
         }
+        at += piece.len() as u64;
         plan.counter.fetch_add(piece.len() as u64, Ordering::Relaxed);
         if sender.send(Ok(piece)).await.is_err() {
             return;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::Ending;
-use super::fault::Fault;
+use super::fault::{Fault, Gate};
 use super::shelf::Answer;
 
 /// A second handle of a connection's socket, for what HTTP libraries do not do.
@@ -45,6 +45,9 @@ pub struct Effects {
     pub instead: Option<Answer>,
     pub raw: Option<Vec<u8>>,
     pub delay: Duration,
+    pub hold: Option<Gate>,
+    pub hold_at: Option<(u64, Gate)>,
+    pub drip_from: Option<(u64, u64)>,
     /// Whether with a reset.
     pub hang_up: Option<bool>,
     pub stop: Option<Stop>,
@@ -75,6 +78,9 @@ impl Effects {
             Fault::Redirect(to) => self.instead = Some(Answer::new(307, "").with("location", &to)),
             Fault::Raw(bytes) => self.raw = Some(bytes),
             Fault::DelayHead(delay) => self.delay = delay,
+            Fault::Hold(gate) => self.hold = Some(gate),
+            Fault::HoldAt(at, gate) => self.hold_at = Some((at, gate)),
+            Fault::DripFrom(at, rate) => self.drip_from = Some((at, rate)),
             Fault::CloseBeforeHead => self.hang_up = Some(false),
             Fault::ResetBeforeHead => self.hang_up = Some(true),
             Fault::StallAt(at) => self.stop = stop(at, Ending::Stall, false),

@@ -3,6 +3,27 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+/// Holds up whoever comes, until it is opened.
+#[derive(Clone, Debug)]
+pub struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    pub fn closed() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub async fn passed(&self) {
+        // Fails only when the gate is gone, and `self` is one.
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
 /// Something that goes wrong with one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -20,6 +41,10 @@ pub enum Fault {
     Redirect(String),
     /// Waits before the head.
     DelayHead(Duration),
+    /// Waits before the head until the gate is opened.
+    Hold(Gate),
+    /// Sends this many bytes of the body, and goes on when the gate is opened.
+    HoldAt(u64, Gate),
     /// Closes, or resets, without an answer.
     CloseBeforeHead,
     ResetBeforeHead,
@@ -41,6 +66,8 @@ pub enum Fault {
     Headers(Vec<(String, String)>),
     /// Bytes in a second for this body.
     Rate(u64),
+    /// From this byte on so many bytes in a second.
+    DripFrom(u64, u64),
     /// Several at once.
     All(Vec<Fault>),
 }

@@ -318,6 +318,9 @@ impl Shared {
         self.log.lock().unwrap().push((seen.clone(), counter.clone()));
 
         tokio::time::sleep(effects.delay).await;
+        if let Some(gate) = &effects.hold {
+            gate.passed().await;
+        }
         if let Some(bytes) = &effects.raw {
             cable.send(bytes);
             return Err(HangUp);
@@ -363,6 +366,8 @@ impl Shared {
         let body = Feed::start(Plan {
             bytes,
             lines: own.into_iter().chain(connection).chain(self.line.clone()).collect(),
+            hold_at: effects.hold_at.clone(),
+            drip_from: effects.drip_from.map(|(at, rate)| (at, Arc::new(Line::new(rate)))),
             ending: stop.map_or(Ending::Complete, |stop| stop.ending),
             on_break: Box::new(move || {
                 if reset {

@@ -5,7 +5,7 @@ use super::super::ledger::{Entry, Hold, LastUse};
 use super::super::planted::Bug;
 use super::super::{Action, ClaimId, Key, Lane, Source};
 use super::Coordinator;
-use super::slot::{Slot, Stage};
+use super::slot::{Scanned, Slot, Stage};
 
 /// What happened to a key while the boot scan was still to tell of it. The scan may have looked before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,10 +25,17 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         pinned: bool,
         out: &mut Vec<Action<K, S>>,
     ) {
-        match self.since_scan.get(key) {
+        let pinned = match self.since_scan.get(key) {
+            None => pinned,
+            Some(Since::Unpinned) => false,
+            Some(Since::Removed) => return,
+        };
+        let known = pinned || self.ledger.get(key).is_some() || self.planted.is(Bug::ScanBelievedOverFlight);
+        match self.slots.get_mut(key).and_then(Slot::flight_mut).filter(|_| !known) {
+            // It is fetched because somebody looked and it was not there: the scan's look may be the older one. Sent
+            // to look again, whoever waits would not find it, and nobody could say so while it is being fetched.
+            Some(flight) => flight.scanned = Some(Scanned { upstream, size, used }),
             None => self.arrived(key, upstream, size, used, pinned, out),
-            Some(Since::Unpinned) => self.arrived(key, upstream, size, used, false, out),
-            Some(Since::Removed) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use super::super::ledger::{Entry, Hold, LastUse};
 use super::super::planted::Bug;
 use super::super::{Action, Failure, FlightId, Key, Lane, Refusal, Source};
 use super::Coordinator;
-use super::slot::{Flight, Head, Lead, Slot, Stage};
+use super::slot::{Flight, Head, Lead, Scanned, Slot, Stage};
 use crate::clock::Millis;
 
 impl<K: Key, S: Source> Coordinator<K, S> {
@@ -90,6 +90,10 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         if self.planted.is(Bug::AddedForgottenWhenFillFails) {
             self.ledger.remove(&key);
         }
+        if let Some(Scanned { upstream, size, used }) = flight.scanned {
+            // Not brought, so what the scan saw may still be true: whoever waited looks again.
+            self.arrived(&key, upstream, size, used, false, out);
+        }
         let Lead { source, negative_ms } = &flight.lead;
         self.memory.remember(now, &key, source, failure, *negative_ms);
         if failure == Failure::NoSpace {
@@ -143,7 +147,8 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         let id = FlightId(self.next_flight);
         self.next_flight += 1;
         out.push(Action::StartFill { flight: id, key: key.clone(), source: lead.source.clone() });
-        slot.stage = Stage::Filling(Flight { id, lead, ticket, head: Head::Unknown, cancelled: false });
+        slot.stage =
+            Stage::Filling(Flight { id, lead, ticket, head: Head::Unknown, cancelled: false, scanned: None });
         self.flights.insert(id, key);
     }
 

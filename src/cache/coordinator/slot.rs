@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::ledger::LastUse;
 use super::super::{ClaimId, FlightId, Source, WaiterId};
 use crate::clock::Millis;
 
@@ -32,6 +33,16 @@ pub(super) struct Flight<S> {
     pub ticket: u64,
     pub head: Head,
     pub cancelled: bool,
+    /// What the boot scan saw of this key while it was fetched.
+    pub scanned: Option<Scanned>,
+}
+
+/// A copy as the boot scan saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Scanned {
+    pub upstream: u64,
+    pub size: u64,
+    pub used: LastUse,
 }
 
 /// How far a content flight is. A pointer flight stays at `Unknown`.

@@ -71,7 +71,7 @@ pub struct RemoteFields {
     #[arg(long = "mirror", value_name = "URL")]
     mirrors: Vec<String>,
 
-    /// A tag that is there is not moved to another manifest
+    /// A tag that is there is neither moved nor removed
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Settings of local repositories")]
     immutable_tags: Option<bool>,

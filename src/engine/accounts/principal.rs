@@ -91,6 +91,18 @@ impl Principal {
         }
     }
 
+    /// Tells this one from all others, as long as it exists.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Anonymous => "anonymous".to_owned(),
+            Self::Operator => "operator".to_owned(),
+            Self::Account(account) | Self::Token { owner: Some(account), .. } => {
+                format!("account {}", account.id.0)
+            }
+            Self::Token { token, owner: None } => format!("token {}", token.id),
+        }
+    }
+
     /// For logs and messages.
     pub fn label(&self) -> &str {
         match self {

@@ -51,7 +51,7 @@ pub struct RepositoryRow {
     pub allowed_hosts: Vec<String>,
     #[serde(default)]
     pub mirrors: Vec<String>,
-    /// Of a local one: a tag that is there is not moved.
+    /// Of a local one: a tag that is there is neither moved nor removed.
     #[serde(default)]
     pub immutable_tags: bool,
     pub created_ms: u64,
@@ -223,6 +223,9 @@ pub struct SessionRow {
     pub repository: RepositoryId,
     #[serde(with = "text")]
     pub image: ImageName,
+    /// Who began it, and who alone may go on.
+    #[serde(default)]
+    pub owner: String,
     pub draft: u64,
     /// What the draft is hashed with.
     #[serde(with = "text")]

@@ -138,6 +138,8 @@ fn session() -> SessionRow {
     SessionRow {
         repository: LOCAL,
         image: image(),
+        // Written before there were owners.
+        owner: String::new(),
         draft: 78,
         algorithm: Algorithm::Sha512,
         used_ms: 1_700_000_000_006,

@@ -5,7 +5,10 @@ mod broken;
 mod compose;
 mod environment;
 mod herd;
+mod local;
+mod newer;
 mod pull;
+mod push;
 mod weather;
 
 use crate::trouble::Outcome;
@@ -23,6 +26,11 @@ pub struct Scenario {
 
 const fn scenario(name: &'static str, about: &'static str, run: fn(&mut World) -> Outcome) -> Scenario {
     Scenario { name, about, prepare: None, run }
+}
+
+/// One that uses the clients that are Go programs.
+const fn pushes(name: &'static str, about: &'static str, run: fn(&mut World) -> Outcome) -> Scenario {
+    Scenario { name, about, prepare: Some(push::prepare), run }
 }
 
 pub const ALL: &[Scenario] = &[
@@ -60,6 +68,15 @@ pub const ALL: &[Scenario] = &[
         broken::server,
     ),
     scenario("push-refused", "a push to a remote is refused with a sentence", weather::push_refused),
+    pushes("push-direct", "every client pushes and pulls back, without users and proxy", push::direct),
+    pushes("push-login", "pushes logged in and anonymous pulls, through nginx, on one host", push::login),
+    pushes("push-closed", "pushes and pulls logged in, where anybody else sees nothing", push::closed),
+    pushes("push-index", "amd64 and arm64 under one tag", local::index),
+    pushes("push-artifact", "a signature and a bill of materials that refer to an image", local::artifact),
+    pushes("push-mount", "what another image has is not sent again", local::mount),
+    scenario("push-beside", "what was pulled through the remote is pushed without its layers", local::beside),
+    pushes("push-frozen", "a tag that is not to be moved, and what clients say of it", local::frozen),
+    pushes("push-delete", "skopeo, crane, regctl and oras delete", local::delete),
     scenario("tags", "tags move, and are stale while the upstream fails", weather::tags),
     scenario(
         "upstream-stopped",
@@ -73,5 +90,21 @@ pub const ALL: &[Scenario] = &[
         about: "docker-compose build and up, and a pull through what it started",
         prepare: Some(compose::prepare),
         run: compose::run_stack,
+    },
+];
+
+/// What takes minutes to build; run by `--nightly`, or by name.
+pub const NIGHTLY: &[Scenario] = &[
+    Scenario {
+        name: "newer-containerd",
+        about: "containerd 2 pulls in ranges at once, pushes and pulls back",
+        prepare: Some(newer::prepare),
+        run: newer::containerd,
+    },
+    Scenario {
+        name: "newer-buildkit",
+        about: "BuildKit with a mirror, a push and a cache in the registry",
+        prepare: Some(newer::prepare),
+        run: newer::buildkit,
     },
 ];

@@ -87,6 +87,7 @@ impl Model {
             admitted: false,
             cancelled: false,
             waits_for: BTreeSet::new(),
+            scanned: None,
         };
         self.flights.insert(id, flight);
         let (total, here) = self.running(key.lane(), upstream);

@@ -45,6 +45,8 @@ pub struct Flight {
     pub admitted: bool,
     pub cancelled: bool,
     pub waits_for: BTreeSet<Name>,
+    /// Told by the boot scan meanwhile: true if this brings nothing.
+    pub scanned: Option<(u64, u64, LastUse)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -143,7 +145,12 @@ impl Model {
         match *step.event {
             Event::Load { key, upstream, size, used, pinned } if !self.removed.contains(&key) => {
                 let pinned = pinned && !self.unpinned.contains(&key);
-                self.arrive(key, upstream, size, LastUse::Before(used), pinned);
+                let used = LastUse::Before(used);
+                let known = pinned || self.copies.contains_key(&key);
+                match self.flights.values_mut().find(|flight| flight.key == key && !known) {
+                    Some(flight) => flight.scanned = Some((upstream, size, used)),
+                    None => self.arrive(key, upstream, size, used, pinned),
+                }
             }
             Event::Added { key, upstream, size, pinned } => {
                 self.arrive(key, upstream, size, LastUse::Now(now), pinned);
@@ -179,6 +186,9 @@ impl Model {
                 step.ended = self.flights.remove(&flight);
                 if let Some(flight) = step.ended.clone() {
                     self.fail(now, &flight, failure);
+                    if let Some((upstream, size, used)) = flight.scanned {
+                        self.arrive(flight.key, upstream, size, used, false);
+                    }
                 }
             }
             Event::Claim { claim, key } => drop(self.claims.insert(claim, (key, false))),

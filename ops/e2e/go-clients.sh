@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds the clients that are Go programs: ops/e2e/go-clients.sh everyday|nightly
+# Their versions stand in ops/e2e/clients/SET/go.mod, what they must hash to in go.sum beside it. The programs go into
+# target/clients/SET and are built anew only when one of the two files has changed.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+set=${1:?which set: everyday or nightly}
+module=ops/e2e/clients/$set
+target=$PWD/target/clients/$set
+stamp=$target/built-from
+
+sum=$(cat "$module/go.mod" "$module/go.sum" | sha256sum)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$sum" ]; then
+    exit 0
+fi
+PATH=$PATH:/usr/local/go/bin
+if ! command -v go >/dev/null; then
+    echo "Go is missing, and with it crane, regctl, oras, helm and their like: install it from https://go.dev/dl/" >&2
+    exit 1
+fi
+echo "building clients ($set) with $(go version)"
+rm -rf "$target"
+mkdir -p "$target"
+# Without C: the programs run wherever they are copied, and need no compiler.
+(cd "$module" && CGO_ENABLED=0 GOBIN=$target go install -mod=readonly -trimpath -ldflags='-s -w' tool) \
+    >"$target/log" 2>&1 || { tail -20 "$target/log" >&2; exit 1; }
+echo "$sum" >"$stamp"

@@ -1,0 +1,99 @@
+//! The fault matrix: everything that can go wrong (rows), at every phase of a fetch (columns), with one waiter, two,
+//! and many. Each cell is a server with its upstream and its clients, over real sockets; each either runs and says
+//! what was seen, or is impossible and says why.
+//!
+//! `FAULTS_CELL=C4.middle.2` runs the cells whose name begins so, and `FAULTS_LOG=1` shows what the servers log.
+//! `FAULTS_MANY=50` makes fewer of the many (500). `FAULTS_WRITE=1` writes docs/faults.md (`make faults`); otherwise that
+//! page is held against the matrix.
+#![expect(clippy::disallowed_methods, reason = "these tests damage a data directory and read the clock")]
+
+#[allow(dead_code, reason = "each binary uses its own part")]
+#[path = "../engine/rig.rs"]
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cells;
+mod client;
+mod client_rows;
+mod flows;
+mod local_rows;
+mod report;
+mod upstream_rows;
+mod world;
+
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cells::{Cell, Outcome, Plan, Result};
+
+/// Cells at once: most of them wait, for a time-out or for each other.
+const AT_ONCE: usize = 12;
+const LIMIT: Duration = Duration::from_secs(120);
+
+#[test]
+fn every_cell_has_a_result() {
+    let started = Instant::now();
+    if std::env::var_os("FAULTS_LOG").is_some() {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    }
+    let wanted = std::env::var("FAULTS_CELL").unwrap_or_default();
+    let cells: Vec<Cell> = cells::all().filter(|cell| cell.id().starts_with(&wanted)).collect();
+    assert!(!cells.is_empty(), "no cell begins with {wanted}");
+    let results = run(cells);
+    let failed: Vec<_> =
+        results.iter().filter(|result| matches!(result.outcome, Outcome::Failed(_))).collect();
+    for result in &failed {
+        eprintln!("{}: {:?}", result.cell.id(), result.outcome);
+    }
+    let (ran, impossible) = report::count(&results);
+    println!("{ran} cells ran, {impossible} are impossible, in {:?}", started.elapsed());
+    assert!(failed.is_empty(), "{} cells are red", failed.len());
+    if wanted.is_empty() {
+        assert_eq!(results.len(), 660);
+        report::hold_against_the_page(&results);
+    }
+}
+
+/// Some at once, each on a thread of its own.
+fn run(cells: Vec<Cell>) -> Vec<Result> {
+    let waiting = Mutex::new(cells.into_iter());
+    let results = Mutex::new(Vec::new());
+    let next = || waiting.lock().unwrap().next();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(cell) = next() {
+                    let outcome = thread::spawn(move || outcome(cell)).join();
+                    let outcome = outcome.unwrap_or_else(|panic| Outcome::Failed(words(&*panic)));
+                    results.lock().unwrap().push(Result { cell, outcome });
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap();
+    results.sort_by_key(|result| result.cell.place());
+    results
+}
+
+fn outcome(cell: Cell) -> Outcome {
+    let work = match (cell.row.plan)(cell) {
+        Plan::Impossible(why) => return Outcome::Impossible(why),
+        Plan::Run(work) => work,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let outcome = match runtime.block_on(async { tokio::time::timeout(LIMIT, work).await }) {
+        Ok(Ok(seen)) => Outcome::Ran(seen),
+        Ok(Err(why)) => Outcome::Failed(why),
+        Err(_) => Outcome::Failed(format!("not over after {LIMIT:?}")),
+    };
+    // What hangs in a failed cell does not hold up the others.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+}

@@ -1,0 +1,167 @@
+//! Pushes to a disk that is full or fails: refused for their reason, and nothing that was acknowledged is lost.
+
+use std::time::Duration;
+
+use binaryrepo::store::Call;
+use rustix::io::Errno;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::client::{Answer, Ask};
+use super::pusher::{Pusher, blob, manifest, once_free};
+use super::rig::{Disk, Gate, Ledger, Mood};
+use super::support::image::{Content, Image};
+use super::workshop::Workshop;
+
+async fn workshop() -> Workshop {
+    Workshop::open(tempfile::tempdir().unwrap(), Disk::default(), |meta| Ledger::over(meta).into()).await.0
+}
+
+/// 503 with the reason, and when to come again.
+fn is_refused(answer: &Answer, reason: &str) {
+    let (status, code, message) = answer.error();
+    assert_eq!((status, code.as_str()), (503, "UNAVAILABLE"));
+    assert!(message.contains(reason), "{message}");
+    assert!(answer.header("retry-after").is_some());
+}
+
+/// Sends the rest of an upload from where the server says that it is.
+async fn go_on(client: Pusher, location: &str, whole: &Content) -> Answer {
+    let status = client.get(location).await;
+    assert_eq!(status.status, 204, "{}", status.all());
+    let last: usize = status.header("range").unwrap().strip_prefix("0-").unwrap().parse().unwrap();
+    // `0-0` is one byte or none.
+    let there = if last == 0 { 0 } else { last + 1 };
+    client.finish(location, &whole.digest, &whole.bytes[there..]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_an_upload_which_goes_on_when_there_is_room() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let before = Image::new(1, &[50_000]);
+    client.image("full", "before", &before).await;
+    let content = Content::random(2, 3 << 20);
+    let (first, rest) = content.bytes.split_at(1 << 20);
+    for spare in [0, 1, 2] {
+        for errno in [Errno::NOSPC, Errno::DQUOT] {
+            let name = format!("full/after{spare}");
+            let location = client.begin(&name).await;
+            assert_eq!(client.patch(&location, first).await.status, 202);
+            server.disk.fail_after(spare, Call::Write, errno);
+            let range = format!("{}-{}", first.len(), content.bytes.len() - 1);
+            let refused = client.chunk(&location, &range, rest).await;
+            is_refused(&refused, "no space left on the disk; the upload can go on when there is");
+            // Still full: the last bytes of the blob are refused as well, and its upload is there.
+            is_refused(&go_on(client, &location, &content).await, "no space left on the disk");
+            client.pull("full", "before", &before).await;
+            server.disk.heal();
+            let answer = go_on(client, &location, &content).await;
+            assert_eq!(answer.status, 201, "{}", answer.all());
+            assert_eq!(client.get(&blob(&name, &content.digest)).await.body, content.bytes);
+        }
+    }
+    server.no_draft_is_left().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_new_file_refuses_the_first_bytes() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let content = Content::random(3, 10_000);
+    let location = client.begin("first").await;
+    server.disk.fail(Call::Create, Errno::NOSPC);
+    is_refused(&client.patch(&location, &content.bytes).await, "no space left on the disk");
+    server.disk.heal();
+    assert_eq!(go_on(client, &location, &content).await.status, 201);
+    server.stop().await;
+}
+
+/// After a sync that failed nobody knows what the disk has, so the upload is over; and without its name made durable a
+/// blob is not acknowledged either.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_durable_is_not_acknowledged() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let full = "no space left on the disk; push the blob again when there is";
+    let cases = [
+        (Call::Sync, Errno::IO, "push it again"),
+        (Call::Sync, Errno::NOSPC, full),
+        (Call::Rename, Errno::NOSPC, full),
+        (Call::Rename, Errno::ROFS, "push it again"),
+        (Call::SyncDirectory, Errno::IO, "push it again"),
+    ];
+    for (number, (call, errno, reason)) in cases.into_iter().enumerate() {
+        let content = Content::random(10 + number as u64, 100_000);
+        let location = client.begin("durable").await;
+        assert_eq!(client.patch(&location, &content.bytes).await.status, 202);
+        server.disk.fail(call, errno);
+        is_refused(&client.finish(&location, &content.digest, &[]).await, reason);
+        server.disk.heal();
+        assert_eq!(client.get(&blob("durable", &content.digest)).await.status, 404, "{call:?} {errno:?}");
+        let again = client.finish(&location, &content.digest, &[]).await;
+        assert_eq!(again.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+        assert_eq!(client.blob("durable", &content).await.status, 201);
+        assert_eq!(client.get(&blob("durable", &content.digest)).await.body, content.bytes);
+    }
+    server.no_draft_is_left().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_metadata_nothing_is_acknowledged_and_all_that_was_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, ledger) = Workshop::open(dir, Disk::default(), |meta| Ledger::over(meta).into()).await;
+    let client = Pusher(server.address);
+    let (image, other) = (Image::new(4, &[1000]), Image::new(5, &[1000]));
+    client.image("rows", "v1", &image).await;
+    let location = client.begin("rows").await;
+    for content in other.blobs() {
+        assert_eq!(client.blob("rows", content).await.status, 201);
+    }
+    ledger.is(Mood::Dead);
+    let put = client.manifest("rows", "v1", Image::MEDIA_TYPE, &other.manifest.bytes).await;
+    is_refused(&put, "metadata");
+    let content = Content::random(6, 1000);
+    is_refused(&client.finish(&location, &content.digest, &content.bytes).await, "metadata");
+    let delete = client.send(Ask::new("DELETE", &manifest("rows", "v1"))).await;
+    is_refused(&delete, "metadata");
+    client.pull("rows", "v1", &image).await;
+    ledger.is(Mood::Well);
+    client.pull("rows", "v1", &image).await;
+    assert_eq!(client.get(&blob("rows", &content.digest)).await.status, 404);
+    assert_eq!(client.blob("rows", &content).await.status, 201);
+    client.image("rows", "v1", &other).await;
+    client.pull("rows", "v1", &other).await;
+    server.no_draft_is_left().await;
+    server.stop().await;
+}
+
+/// The bytes of an earlier run are read again before an upload goes on, which takes its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_waiting_finds_its_upload_again() {
+    let server = workshop().await;
+    let content = Content::random(7, 200_000);
+    let location = Pusher(server.address).begin("wait").await;
+    assert_eq!(Pusher(server.address).patch(&location, &content.bytes[..100_000]).await.status, 202);
+    let (dir, disk, gate) = (server.stop().await, Disk::default(), Gate::default());
+    let (server, _) = Workshop::open(dir, disk, |meta| Ledger::over(meta).into()).await;
+    server.disk.hold_after(0, Call::Open, &gate);
+    let mut impatient = TcpStream::connect(server.address).await.unwrap();
+    let head = format!("GET {location} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    impatient.write_all(head.as_bytes()).await.unwrap();
+    let client = Pusher(server.address);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // It is being read for that one: nobody else waits for the gate.
+    let other = client.chunk(&location, "100000-100000", &content.bytes[100_000..=100_000]).await;
+    assert_eq!(other.code(), (416, "RANGE_INVALID".to_owned()));
+    drop(impatient);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    gate.open();
+    let rest = &content.bytes[100_000..];
+    let answer = once_free(async || client.chunk(&location, "100000-199999", rest).await).await;
+    assert_eq!(answer.status, 202, "{}", answer.all());
+    assert_eq!(client.finish(&location, &content.digest, &[]).await.status, 201);
+    server.stop().await;
+}
