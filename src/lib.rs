@@ -250,6 +250,8 @@ fn settings(config: &Config) -> Settings {
         },
         min_free: config.storage.min_free,
         document_cap: config.storage.document_cap,
+        collect_after: config.storage.gc_grace,
+        collect_untagged: config.storage.gc_untagged,
         ..Settings::default()
     }
 }

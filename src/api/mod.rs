@@ -11,6 +11,7 @@ mod images;
 mod repository;
 mod route;
 mod tokens;
+mod upkeep;
 mod users;
 
 #[cfg(test)]
@@ -93,6 +94,7 @@ async fn perform(
         Action::TakeBack { user, repository, images } => {
             grants::take_back(engine, &user, repository.as_ref(), images).await
         }
+        Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

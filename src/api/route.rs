@@ -35,6 +35,9 @@ pub(super) enum Action {
         reference: Option<Reference>,
     },
     Purge,
+    Collect {
+        dry_run: bool,
+    },
     Status,
     ListUsers,
     CreateUser,
@@ -72,6 +75,7 @@ impl Action {
             Self::ShowImage { repository, .. } => ("api.image.show", Some(repository)),
             Self::RemoveImage { repository, .. } => ("api.image.remove", Some(repository)),
             Self::Purge => ("api.purge", None),
+            Self::Collect { .. } => ("api.gc", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -118,6 +122,11 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             only(method, &Method::POST)?;
             query.allow(&[])?;
             Ok(Action::Purge)
+        }
+        ["api", "gc"] => {
+            only(method, &Method::POST)?;
+            query.allow(&["dry_run"])?;
+            Ok(Action::Collect { dry_run: query.flag("dry_run")? })
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -225,7 +234,7 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/users, /api/users/NAME, \
+        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/users, /api/users/NAME, \
          /api/tokens, /api/tokens/ID, /api/grants and /api/status",
     )
 }

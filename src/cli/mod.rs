@@ -4,6 +4,7 @@
 mod bench;
 mod connect;
 mod error;
+mod gc;
 mod health;
 mod image;
 mod named;
@@ -60,6 +61,8 @@ enum Command {
     Ls(image::list::Args),
     /// Remove cached content; the next pull fetches it again
     Purge(purge::Args),
+    /// Remove pushed content that no image needs any more
+    Gc(gc::Args),
     /// Make, list, change and remove users
     #[command(subcommand)]
     User(people::user::Command),
@@ -95,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Image(command) => image::run(&cli.place, &command),
         Command::Ls(args) => image::list::run(&cli.place, &args),
         Command::Purge(args) => purge::run(&cli.place, &args),
+        Command::Gc(args) => gc::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),

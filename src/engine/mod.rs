@@ -9,6 +9,7 @@ mod attempts;
 mod blobs;
 mod boot;
 mod bypass;
+mod collect;
 mod damage;
 mod discovery;
 mod documents;
@@ -38,6 +39,7 @@ mod sweep;
 mod sweeps;
 mod touched;
 mod turns;
+mod unneeded;
 mod upload;
 mod uploads;
 mod verify;
@@ -49,8 +51,8 @@ pub use accounts::{
 };
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged, ReferrersPage,
-    Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,
+    ReferrersPage, Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
@@ -151,6 +153,7 @@ impl Engine {
         }
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }
 

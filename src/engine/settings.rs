@@ -24,6 +24,11 @@ pub struct Settings {
     pub document_cap: u64,
     /// How long an upload that nobody goes on with is kept.
     pub upload_life: Duration,
+    /// How long what no manifest names is kept in an image, counted from when it was last pushed, mounted, named or
+    /// asked for: at least as long as the slowest push takes.
+    pub collect_after: Duration,
+    /// Manifests without a tag go as well, unless another manifest names them or they are about one that stays.
+    pub collect_untagged: bool,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
     /// How long the silence of an upstream is borne.
@@ -37,6 +42,8 @@ impl Default for Settings {
             min_free: None,
             document_cap: 1 << 30,
             upload_life: Duration::from_secs(24 * 3600),
+            collect_after: Duration::from_secs(24 * 3600),
+            collect_untagged: false,
             stop_grace: Duration::from_secs(10),
             timeouts: Timeouts::default(),
         }

@@ -25,5 +25,6 @@ mod secrets;
 mod seen;
 mod timeouts;
 mod trouble;
+mod upkeep;
 mod verdicts;
 mod who_manages;
