@@ -92,6 +92,7 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
+nightly: ARGS = --nightly
 nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, 1000 histories of uploads, and the advisories (network)
 	KILL_ROUNDS=200 UPLOAD_CASES=1000 cargo test --locked --features planted-bugs --test local -- --nocapture kill:: sessions::
 	@CRASH_ROUNDS=4000 $(MAKE) --no-print-directory crash

@@ -23,5 +23,6 @@ echo "building clients ($set) with $(go version)"
 rm -rf "$target"
 mkdir -p "$target"
 # Without C: the programs run wherever they are copied, and need no compiler.
-(cd "$module" && CGO_ENABLED=0 GOBIN=$target go install -mod=readonly -trimpath -ldflags='-s -w' tool)
+(cd "$module" && CGO_ENABLED=0 GOBIN=$target go install -mod=readonly -trimpath -ldflags='-s -w' tool) \
+    >"$target/log" 2>&1 || { tail -20 "$target/log" >&2; exit 1; }
 echo "$sum" >"$stamp"

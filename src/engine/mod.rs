@@ -6,6 +6,7 @@ mod accounts;
 mod actor;
 mod answers;
 mod attempts;
+mod backup;
 mod blobs;
 mod boot;
 mod bypass;
@@ -50,6 +51,7 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, Check, Collected, Damaged, EngineError, ErrorKind, Manifest, PageQuery, Purge,

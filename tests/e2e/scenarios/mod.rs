@@ -6,6 +6,7 @@ mod compose;
 mod environment;
 mod herd;
 mod local;
+mod newer;
 mod pull;
 mod push;
 mod weather;
@@ -89,5 +90,21 @@ pub const ALL: &[Scenario] = &[
         about: "docker-compose build and up, and a pull through what it started",
         prepare: Some(compose::prepare),
         run: compose::run_stack,
+    },
+];
+
+/// What takes minutes to build; run by `--nightly`, or by name.
+pub const NIGHTLY: &[Scenario] = &[
+    Scenario {
+        name: "newer-containerd",
+        about: "containerd 2 pulls in ranges at once, pushes and pulls back",
+        prepare: Some(newer::prepare),
+        run: newer::containerd,
+    },
+    Scenario {
+        name: "newer-buildkit",
+        about: "BuildKit with a mirror, a push and a cache in the registry",
+        prepare: Some(newer::prepare),
+        run: newer::buildkit,
     },
 ];
