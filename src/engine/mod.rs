@@ -6,6 +6,7 @@ mod accounts;
 mod actor;
 mod answers;
 mod attempts;
+mod backup;
 mod blobs;
 mod boot;
 mod bypass;
@@ -49,6 +50,7 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
     BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,

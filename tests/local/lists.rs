@@ -1,5 +1,6 @@
 //! Tags and the catalog, page by page.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -185,6 +186,10 @@ impl Meta for Counting {
 
     fn apply(&self, batch: Batch) -> Applying {
         self.inner.apply(batch)
+    }
+
+    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+        self.inner.copy_into(dir, stamp, go_on)
     }
 
     fn close(&self) -> Applying {

@@ -2,7 +2,7 @@
 
 use binaryrepo::names::{Algorithm, Digest};
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
@@ -199,6 +199,27 @@ async fn a_cancelled_upload_is_gone() {
         let answer = client.send(Ask::new(method, &location)).await;
         assert_eq!(answer.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()), "{method}");
     }
+    no_draft_is_left(&house).await;
+}
+
+/// Who writes learns of it, and what was written goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_cancelled_while_somebody_writes() {
+    let house = House::new().await;
+    let client = Pusher(house.address);
+    let location = client.begin("cancel").await;
+    let mut writer = TcpStream::connect(house.address).await.unwrap();
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello"
+    );
+    writer.write_all(head.as_bytes()).await.unwrap();
+    until(async || (client.get(&location).await.header("range") == Some("0-4")).then_some(())).await;
+    assert_eq!(client.send(Ask::new("DELETE", &location)).await.status, 204);
+    assert_eq!(client.get(&location).await.status, 404);
+    writer.write_all(b"world").await.unwrap();
+    let mut told = String::new();
+    writer.read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 404 ") && told.contains("BLOB_UPLOAD_UNKNOWN"), "{told}");
     no_draft_is_left(&house).await;
 }
 

@@ -9,6 +9,7 @@
 mod support;
 
 mod addressing;
+mod backups;
 mod bad_input;
 mod client;
 mod commands;
