@@ -18,6 +18,7 @@ mod images;
 mod layout;
 mod line;
 mod log;
+mod needs;
 mod process;
 mod pushers;
 mod sandbox;
@@ -55,8 +56,12 @@ fn staged() -> Outcome<ExitCode> {
         Stage::Inside(dir) => inside(&dir, source, &chosen),
         Stage::Outside => {
             sandbox::install_packages()?;
-            for prepare in chosen.iter().filter_map(|scenario| scenario.prepare) {
-                prepare(source)?;
+            let mut met = Vec::new();
+            for need in chosen.iter().filter_map(|scenario| scenario.need) {
+                if !met.contains(&need) {
+                    need.meet(source)?;
+                    met.push(need);
+                }
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(sandbox::enter(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e")))

@@ -1,10 +1,11 @@
-//! Owns clients newer than a distribution has them: containerd 2, and BuildKit. Must not know: their ancestors.
+//! Owns clients newer than a distribution has them: containerd 2, BuildKit, the library of podman and skopeo. Must not know: their ancestors.
 
-use crate::images::{Family, Image};
+use crate::images::{Family, Image, digest_of};
+use crate::layout::{self, TAG};
 use crate::process::{Run, Service, run};
 use crate::pushers::VERSION;
 use crate::trouble::{Context, Outcome, ensure};
-use crate::world::{LOCAL, REMOTE, World, expect_cold, expect_warm, step};
+use crate::world::{CLOSED, LOCAL, MEMBER, REMOTE, World, expect_cold, expect_warm, step};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,10 +17,6 @@ const BUILDKIT: &str = "unix:///run/e2e-buildkit.sock";
 /// containerd asks for a layer in pieces of this size, several at once.
 const PIECE: usize = 4 << 20;
 const LAYER: usize = 48 << 20;
-
-pub fn prepare(source: &Path) -> Outcome {
-    super::push::build_clients(source, "nightly")
-}
 
 fn program(world: &World, name: &str) -> PathBuf {
     world.source.join("target/clients/nightly").join(name)
@@ -128,6 +125,43 @@ pub fn buildkit(world: &mut World) -> Outcome {
     let said = build(world, &context)?;
     ensure!(said.contains("CACHED"), "the cache in the registry was of no use: {said}");
     step("and a builder that knows nothing finds its cache");
+    Ok(())
+}
+
+/// What podman 5 and today's skopeo say to a registry: to one without users, and to one that wants a log-in.
+pub fn containers(world: &mut World) -> Outcome {
+    world.serve()?;
+    let index = world.maker.index(Family::Oci, &[1024, 3 << 20]);
+    let layout = world.dir.join("imagecopy");
+    layout::write_index(&layout, &index)?;
+    let copy = |world: &World, user: &[&str], from: &str, to: &str| {
+        let program = world.source.join("target/clients/imagecopy/imagecopy");
+        run(program).args(user).args(["-all", from, to]).done()
+    };
+    let made = format!("oci:{}:{TAG}", layout.display());
+    let back = |world: &World, user: &[&str], from: &str| -> Outcome {
+        let out = tempfile::TempDir::new()?;
+        copy(world, user, from, &format!("oci:{}:{TAG}", out.path().display()))?.success()?;
+        let parts = index.images.iter().flat_map(|image| image.blobs().chain([&image.manifest]));
+        for blob in parts.chain([&index.manifest]) {
+            let found = digest_of(&fs::read(layout::path_of(out.path(), blob)).context(&blob.digest)?);
+            ensure!(found == blob.digest, "{found} came back for {}", blob.digest);
+        }
+        Ok(())
+    };
+    let open = format!("docker://localhost:8081/{LOCAL}/team/library:{VERSION}");
+    copy(world, &[], &made, &open)?.success()?;
+    back(world, &[], &open)?;
+    step("an index went and came back");
+
+    world.serve_users()?;
+    let closed = format!("docker://localhost:8081/{CLOSED}/team/library:{VERSION}");
+    let user = ["-user", &format!("{}:{}", MEMBER.0, MEMBER.1)];
+    let said = copy(world, &[], &made, &closed)?.failure()?;
+    ensure!(said.contains("log in first"), "without a log-in it says: {said}");
+    copy(world, &user, &made, &closed)?.success()?;
+    back(world, &user, &closed)?;
+    step("the same with a log-in");
     Ok(())
 }
 

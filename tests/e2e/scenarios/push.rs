@@ -3,21 +3,10 @@
 use crate::pushers::{ALL, Hand, Pusher, Site};
 use crate::trouble::{Context, Outcome, ensure};
 use crate::world::{CLOSED, LOCAL, MEMBER, World, step};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A client that understands why it was refused says so at once.
 const TOLD: Duration = Duration::from_secs(20);
-
-/// Builds the clients that are Go programs while there is a network.
-pub fn prepare(source: &Path) -> Outcome {
-    build_clients(source, "everyday")
-}
-
-pub fn build_clients(source: &Path, set: &str) -> Outcome {
-    let build = crate::process::run("bash").args(["ops/e2e/go-clients.sh", set]).dir(source).limit(900);
-    build.success().map(|said| print!("{said}")).context("the clients that are Go programs")
-}
 
 /// Without users: who is on this machine pushes, without a log-in.
 pub fn direct(world: &mut World) -> Outcome {
