@@ -43,6 +43,8 @@ fn a_full_disk_refuses_nobody() {
             Err(_) => {}
         }
     }
+    let all = std::env::var_os("NOTHING_SKIPPED").is_some();
+    assert!(!all, "this machine lets nobody mount a file system of their own");
     eprintln!("not tried: this machine lets nobody mount a file system of their own");
 }
 
