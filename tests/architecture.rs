@@ -42,15 +42,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["reply", "form", "text", "engine", "names", "telemetry", "clock"]),
     ("reply", &["engine", "names", "telemetry", "clock"]),
     ("form", &["text", "engine", "names"]),
-    ("engine", &["cache", "store", "meta", "upstream", "names", "telemetry", "clock"]),
+    ("engine", &["cache", "store", "meta", "upstream", "names", "telemetry", "clock", "planted"]),
     ("cache", &["clock"]),
-    ("store", &["names", "telemetry", "clock"]),
+    ("store", &["names", "telemetry", "clock", "planted"]),
     ("meta", &["names", "telemetry", "clock"]),
-    ("upstream", &["names", "telemetry", "clock"]),
+    ("upstream", &["names", "telemetry", "clock", "planted"]),
     ("text", &["names"]),
     ("names", &[]),
     ("telemetry", &[]),
     ("clock", &[]),
+    ("planted", &[]),
 ];
 
 /// Outside crates that only some rooms may name.
