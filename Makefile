@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e conformance simulate faults demo bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e conformance simulate faults demo crash bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -55,6 +55,10 @@ simulate: rust ## Ten million random schedules of the coordinator (SIM_SEED=N re
 	SIM_SCHEDULES=$${SIM_SCHEDULES:-10000000} SIM_BASE=$${SIM_BASE:-$$(date +%s)000000000} \
 		cargo test --locked --features planted-bugs --test simulation -- --nocapture
 
+# Each run has another seed; it prints which, and CRASH_SEED repeats its choices.
+crash: rust ## Kill a real server 300 times while clients pull and push, and look at what it promised (CRASH_ROUNDS=N)
+	CRASH_ROUNDS=$${CRASH_ROUNDS:-300} cargo test --locked --features planted-bugs --test crash -- --nocapture
+
 faults: rust ## Run the fault matrix and write docs/faults.md (FAULTS_CELL=C4.middle runs a part)
 	FAULTS_WRITE=1 cargo test --locked --features planted-bugs --test faults -- --nocapture
 
@@ -89,8 +93,11 @@ up: build setup-certs ## Start nginx and binaryrepo in containers
 down: ## Stop the containers; the stored content stays in its volume
 	$(compose) down
 
-nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, and the advisories (network)
-	KILL_ROUNDS=200 cargo test --locked --features planted-bugs --test local kill:: -- --nocapture
+nightly: ARGS = --nightly
+nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, 1000 histories of uploads, and the advisories (network)
+	KILL_ROUNDS=200 UPLOAD_CASES=1000 cargo test --locked --features planted-bugs --test local -- --nocapture kill:: sessions::
+	@CRASH_ROUNDS=4000 $(MAKE) --no-print-directory crash
+	HISTORIES=200000 cargo test --locked --features planted-bugs --test cleanup -- --nocapture histories
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
 		cargo deny --locked check advisories; \
 	else \

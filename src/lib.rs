@@ -15,11 +15,13 @@
 //! - [`engine`]: the one place where the four below meet, and where all tasks live.
 //! - [`cache`]: the pure state machine that decides; [`store`]: blobs as files; [`meta`]: rows in redb;
 //!   [`upstream`]: other registries.
+//! - [`backup`]: a directory that a data directory can be made from again.
 //! - [`names`]: values that are right if they exist. [`clock`], [`telemetry`], [`text`]: under everything;
 //!   [`planted`]: bugs for tests to find.
 //! - [`config`], [`form`]: what an administrator writes, in files and requests.
 
 pub mod api;
+pub mod backup;
 pub mod cache;
 pub mod clock;
 pub mod config;
@@ -191,6 +193,13 @@ pub async fn has_users(config: &Config) -> Result<bool, StartError> {
 }
 
 async fn open(config: &Config, first: Vec<(RepositoryName, RepositorySpec)>) -> Result<Engine, StartError> {
+    if config.storage.path.join(backup::UNFINISHED).exists() {
+        return Err(StartError::DataDir {
+            path: config.storage.path.clone(),
+            why: "a backup was being brought back into it, and that did not end".to_owned(),
+            hint: Some("empty it, and run `binaryrepo restore` again".to_owned()),
+        });
+    }
     let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first).await;
     opened.map_err(|error| match error {
         OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
@@ -252,6 +261,9 @@ fn settings(config: &Config) -> Settings {
         },
         min_free: config.storage.min_free,
         document_cap: config.storage.document_cap,
+        copies: Some(config.storage.path.clone()),
+        collect_after: config.storage.gc_grace,
+        collect_untagged: config.storage.gc_untagged,
         ..Settings::default()
     }
 }

@@ -97,6 +97,7 @@ impl Reply {
     }
 
     /// Sets a header. A value that cannot stand in a header is left out: it came from elsewhere.
+    #[inline]
     pub fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(name, value);
@@ -104,22 +105,26 @@ impl Reply {
         self
     }
 
+    #[inline]
     pub fn with_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
     }
 
     /// Sets a header to a text of ours, which is not copied.
+    #[inline]
     pub fn with_static(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.insert(name, HeaderValue::from_static(value));
         self
     }
 
+    #[inline]
     pub fn with_number(mut self, name: HeaderName, value: u64) -> Self {
         self.headers.insert(name, HeaderValue::from(value));
         self
     }
 
+    #[inline]
     pub fn with_note(mut self, note: Note) -> Self {
         self.note = note;
         self

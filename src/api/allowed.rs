@@ -35,6 +35,8 @@ pub(super) fn check(engine: &Engine, caller: &Principal, action: &Action) -> Res
         | Action::ListUsers
         | Action::CreateUser
         | Action::RemoveUser(_)
+        | Action::Backup
+        | Action::Collect { .. }
         | Action::Status => Err(administrators_only()),
     }
 }

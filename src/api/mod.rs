@@ -3,6 +3,7 @@
 //! Must not know: sockets, how a caller is recognised, database, files.
 
 mod allowed;
+mod backup;
 mod body;
 mod content;
 mod error;
@@ -11,6 +12,7 @@ mod images;
 mod repository;
 mod route;
 mod tokens;
+mod upkeep;
 mod users;
 
 #[cfg(test)]
@@ -93,6 +95,8 @@ async fn perform(
         Action::TakeBack { user, repository, images } => {
             grants::take_back(engine, &user, repository.as_ref(), images).await
         }
+        Action::Backup => backup::snapshot(engine).await,
+        Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

@@ -35,6 +35,10 @@ pub(super) enum Action {
         reference: Option<Reference>,
     },
     Purge,
+    Backup,
+    Collect {
+        dry_run: bool,
+    },
     Status,
     ListUsers,
     CreateUser,
@@ -72,6 +76,8 @@ impl Action {
             Self::ShowImage { repository, .. } => ("api.image.show", Some(repository)),
             Self::RemoveImage { repository, .. } => ("api.image.remove", Some(repository)),
             Self::Purge => ("api.purge", None),
+            Self::Backup => ("api.backup", None),
+            Self::Collect { .. } => ("api.gc", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -118,6 +124,16 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             only(method, &Method::POST)?;
             query.allow(&[])?;
             Ok(Action::Purge)
+        }
+        ["api", "backup"] => {
+            only(method, &Method::POST)?;
+            query.allow(&[])?;
+            Ok(Action::Backup)
+        }
+        ["api", "gc"] => {
+            only(method, &Method::POST)?;
+            query.allow(&["dry_run"])?;
+            Ok(Action::Collect { dry_run: query.flag("dry_run")? })
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -225,8 +241,8 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/users, /api/users/NAME, \
-         /api/tokens, /api/tokens/ID, /api/grants and /api/status",
+        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/users, /api/users/NAME, \
+         /api/tokens, /api/tokens/ID, /api/grants, /api/backup and /api/status",
     )
 }
 

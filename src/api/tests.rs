@@ -58,6 +58,7 @@ fn every_path_has_its_action() {
             },
         ),
         (Method::POST, "/api/purge", None, Action::Purge),
+        (Method::POST, "/api/backup", None, Action::Backup),
         (Method::GET, "/api/status", None, Action::Status),
     ] {
         assert_eq!(route(&method, path, query), Ok(action), "{method} {path}");

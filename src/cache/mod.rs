@@ -247,5 +247,9 @@ pub struct Counts {
     pub pinned_bytes: u64,
     pub reserved_bytes: u64,
     pub evicting_bytes: u64,
+    /// Keys whose files are being removed.
+    pub evicting: usize,
     pub limit_bytes: u64,
+    /// What lay here before the start is known, so that something may go.
+    pub loaded: bool,
 }

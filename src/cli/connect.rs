@@ -26,7 +26,7 @@ use super::settings::Place;
 use super::wire::{Broken, CONNECT, causes, exchange, within};
 
 /// Which server a command means.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Target {
     /// URL of a server elsewhere; otherwise the data directory tells
     #[arg(long, value_name = "URL", env = "BINARYREPO_URL")]
@@ -70,7 +70,7 @@ where
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| CliError::failed("the command cannot be run").with_cause(error))
 }

@@ -1,9 +1,11 @@
 //! Owns the command line: which commands there are, and what their end looks like. One file per command.
 //! Must not know: protocol, how anything is stored.
 
+mod backup;
 mod bench;
 mod connect;
 mod error;
+mod gc;
 mod health;
 mod image;
 mod named;
@@ -60,6 +62,12 @@ enum Command {
     Ls(image::list::Args),
     /// Remove cached content; the next pull fetches it again
     Purge(purge::Args),
+    /// Save all that was pushed, and the settings, into a directory
+    Backup(backup::Args),
+    /// Make a data directory from a backup
+    Restore(backup::RestoreArgs),
+    /// Remove pushed content that no image needs any more
+    Gc(gc::Args),
     /// Make, list, change and remove users
     #[command(subcommand)]
     User(people::user::Command),
@@ -95,6 +103,9 @@ pub fn run() -> ExitCode {
         Command::Image(command) => image::run(&cli.place, &command),
         Command::Ls(args) => image::list::run(&cli.place, &args),
         Command::Purge(args) => purge::run(&cli.place, &args),
+        Command::Backup(args) => backup::run(&cli.place, &args),
+        Command::Restore(args) => backup::restore(&cli.place, &args),
+        Command::Gc(args) => gc::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),

@@ -46,6 +46,8 @@ impl Config {
                 ("max_size", json!(storage.max_size.to_string())),
                 ("min_free", json!(storage.min_free.map(bytes_text))),
                 ("document_cap", json!(bytes_text(storage.document_cap))),
+                ("gc_grace", json!(duration_text(storage.gc_grace))),
+                ("gc_untagged", json!(storage.gc_untagged)),
             ],
         )?;
         let log = [("format", json!(self.log.format.as_str())), ("level", json!(self.log.level))];

@@ -121,15 +121,27 @@ pub struct Storage {
     pub min_free: Option<u64>,
     /// What remotes' manifests may take in the metadata store.
     pub document_cap: u64,
+    /// How long pushed content that nothing names is kept.
+    pub gc_grace: Duration,
+    /// Whether cleanup takes manifests without a tag as well.
+    pub gc_untagged: bool,
 }
 
 impl Storage {
     pub const MAX_SIZE: Limit = Limit::Percent(80);
     pub const MIN_FREE: u64 = 5 << 30;
     pub const DOCUMENT_CAP: u64 = 1 << 30;
+    pub const GC_GRACE: Duration = Duration::from_secs(24 * 3600);
 
     fn at(path: PathBuf) -> Self {
-        Self { path, max_size: Self::MAX_SIZE, min_free: None, document_cap: Self::DOCUMENT_CAP }
+        Self {
+            path,
+            max_size: Self::MAX_SIZE,
+            min_free: None,
+            document_cap: Self::DOCUMENT_CAP,
+            gc_grace: Self::GC_GRACE,
+            gc_untagged: false,
+        }
     }
 
     /// The bytes that stay free on a file system of `total`: as set, or the smaller of 5 GiB and 5 %.

@@ -71,6 +71,8 @@ pub(super) struct RawStorage {
     max_size: Option<Text<Limit>>,
     min_free: Option<Text<ByteSize>>,
     document_cap: Option<Text<ByteSize>>,
+    gc_grace: Option<Text<Duration>>,
+    gc_untagged: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +108,8 @@ impl RawStorage {
             max_size: self.max_size.map_or(base.max_size, |Text(limit)| limit),
             min_free: self.min_free.map(|Text(ByteSize(bytes))| bytes).or(base.min_free),
             document_cap: self.document_cap.map_or(base.document_cap, |Text(ByteSize(bytes))| bytes),
+            gc_grace: self.gc_grace.map_or(base.gc_grace, |Text(span)| span),
+            gc_untagged: self.gc_untagged.unwrap_or(base.gc_untagged),
         }
     }
 }

@@ -96,8 +96,8 @@ pub const LISTING_SCOPE: &str = "registry:catalog:*";
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::docker::Site;
     use crate::docker::permit::Openness;
+    use crate::docker::{Origin, Site};
     use crate::engine::Identity;
 
     pub fn context<'a>(openness: Openness, identity: &'a Result<Identity, BadCredentials>) -> Context<'a> {
@@ -106,7 +106,7 @@ pub mod tests {
             site: &SITE,
             host: "registry.test:8081",
             prefix: None,
-            origin: "http://registry.test:8081",
+            origin: Origin::Asked { secure: false, host: "registry.test:8081" },
             identity,
             openness,
             request_id: "",

@@ -22,6 +22,7 @@ pub use challenge::BadCredentials;
 pub use permit::Openness;
 pub use token::{MAX_FORM, token, token_path};
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -48,11 +49,27 @@ pub struct Context<'a> {
     /// `X-Forwarded-Prefix`, where a trusted proxy sent one.
     pub prefix: Option<&'a str>,
     /// Scheme and host under which the client reaches this server: `https://registry.example.com`.
-    pub origin: &'a str,
+    pub origin: Origin<'a>,
     /// Who asks, or what is wrong with what was sent to show it.
     pub identity: &'a Result<Identity, BadCredentials>,
     pub openness: Openness,
     pub request_id: &'a str,
+}
+
+/// Written out only where an answer names it.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin<'a> {
+    Set(&'a str),
+    Asked { secure: bool, host: &'a str },
+}
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(origin) => f.write_str(origin),
+            Self::Asked { secure, host } => write!(f, "{}://{host}", if *secure { "https" } else { "http" }),
+        }
+    }
 }
 
 /// Answers a request of a registry client. When the client goes away, this future is dropped: a fetch that it
@@ -75,7 +92,7 @@ pub async fn handle(
 
 /// Whether the client is done sending what was not wanted, and so listens. One that asked first is not made to send.
 async fn hears(request: &Parts, body: &mut impl Incoming) -> bool {
-    !request.headers.contains_key(EXPECT) && body::drain(body).await
+    !request.headers.contains_key(EXPECT) && Box::pin(body::drain(body)).await
 }
 
 /// `note` is filled as the request is understood, so that a refusal is logged with all that was known of it.
@@ -115,20 +132,21 @@ async fn answer(
             if let Err(error) = permit::may_list(context) {
                 return Ok(refuse(error, Some(challenge::LISTING_SCOPE.to_owned())));
             }
-            return catalog::list(engine, context, &entrance, &directory, page).await;
+            return Box::pin(catalog::list(engine, context, &entrance, &directory, page)).await;
         }
         Target::Content { name, action } => (name, action),
     };
     note.action = action.name();
-    let scope = challenge::image_scope(name, action.right());
+    let right = action.right();
+    let scope = || challenge::image_scope(name, right);
     let address = match entrance.resolve(&directory, name) {
         Ok(address) => address,
-        Err(error) => return Ok(refuse(permit::nowhere(context, error), scope)),
+        Err(error) => return Ok(refuse(permit::nowhere(context, error), scope())),
     };
     describe(note, &address, &action);
     let call =
         Call { engine, context, request, entrance: &entrance, directory: &directory, address: &address };
-    let reply = call.act(action, body).await.unwrap_or_else(|error| refuse(error, scope));
+    let reply = call.act(action, body).await.unwrap_or_else(|error| refuse(error, scope()));
     Ok(match &address.namespace {
         Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
         None => reply,
@@ -183,7 +201,7 @@ impl Call<'_> {
             Action::Referrers { digest, query } => {
                 Box::pin(referrers::list(engine, &scope, address, &digest, &query)).await
             }
-            Action::Push(push) => push::act(self, &scope, push, body).await,
+            Action::Push(push) => Box::pin(push::act(self, &scope, push, body)).await,
         }
     }
 

@@ -303,14 +303,14 @@ fn upload_start(method: &Method, query: Option<&str>) -> Result<Action, WireErro
 
 fn upload(method: &Method, text: &str, query: Option<&str>) -> Result<Action, WireError> {
     let step = match *method {
-        Method::GET => Step::Status,
+        Method::GET | Method::HEAD => Step::Status,
         Method::PATCH => Step::Append,
         Method::PUT => {
             let missing = || WireError::new(Code::DigestInvalid, "an upload ends with ?digest= of the blob");
             Step::Finish { digest: digest(&parameter(query, "digest").ok_or_else(missing)?)? }
         }
         Method::DELETE => Step::Cancel,
-        _ => return Err(WireError::method("GET, PATCH, PUT, DELETE")),
+        _ => return Err(WireError::method("GET, HEAD, PATCH, PUT, DELETE")),
     };
     match text.parse() {
         Ok(id) => Ok(Action::Push(Push::Upload { id, step })),

@@ -131,21 +131,25 @@ async fn finish(
 /// Takes the request's bytes, if they begin where the upload ends.
 async fn take(call: &Call<'_>, upload: &mut Upload, body: &mut impl Incoming) -> Result<(), WireError> {
     let announced = body::announced(body);
-    if let Some(range) = content_range(&call.request.headers)? {
+    let range = content_range(&call.request.headers)?;
+    let contradicts = |bytes: u64| range.as_ref().is_some_and(|range| range.len() != bytes);
+    if let Some(range) = &range {
         upload.begins_at(range.start)?;
-        if announced.is_some_and(|length| length != range.len()) {
-            let message = "Content-Range and Content-Length name different numbers of bytes";
-            return Err(WireError::new(Code::SizeInvalid, message));
-        }
+    }
+    if announced.is_some_and(contradicts) {
+        let message = "Content-Range and Content-Length name different numbers of bytes";
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
     if let Some(bytes) = announced.filter(|bytes| *bytes > 0) {
         upload.expect(bytes).await?;
     }
-    let taken = body::append(body, upload).await;
-    if let Ok(bytes) = &taken {
-        call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), *bytes);
+    let taken = body::append(body, upload).await?;
+    call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), taken);
+    if contradicts(taken) {
+        let message = format!("Content-Range names another number of bytes than the {taken} that came");
+        return Err(WireError::new(Code::SizeInvalid, message));
     }
-    taken.map(|_| ())
+    Ok(())
 }
 
 /// Where a chunk lies: `<first>-<last>`, as the distribution-spec writes it, without a unit.

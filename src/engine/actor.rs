@@ -290,6 +290,7 @@ impl Shell {
             waiters: counts.waiters as u64,
             cache_bytes: counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes,
             cache_limit_bytes: counts.limit_bytes,
+            pushed_bytes: counts.pinned_bytes,
         });
     }
 

@@ -69,7 +69,7 @@ impl Engine {
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
         if scope.repository.local().is_some() {
-            return self.local_blob(scope, digest, want).await;
+            return Box::pin(self.local_blob(scope, digest, want)).await;
         }
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };

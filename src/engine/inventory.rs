@@ -97,7 +97,7 @@ impl Plan {
 
 fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineError> {
     let mut plan = Plan { links: Vec::new(), tags: Vec::new() };
-    each_under::<TagRow>(shared, &id, |key, row| {
+    each_under::<TagRow>(shared.meta.as_ref(), &id, |key, row| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,
@@ -109,7 +109,7 @@ fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineE
         }
         Ok(())
     })?;
-    each_under::<LinkRow>(shared, &id, |key, _| {
+    each_under::<LinkRow>(shared.meta.as_ref(), &id, |key, _| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,

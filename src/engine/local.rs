@@ -10,12 +10,13 @@ use super::flight::{FlightKey, Source};
 use super::manifests::{answer_key, from_memory, source};
 use super::model::{BlobAnswer, BlobWant, EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::shared::Shared;
+use super::unneeded::micros;
 use crate::cache::Event;
-use crate::meta::{DocumentRow, LinkRow, MetaExt as _, TagRow};
+use crate::meta::{Batch, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _, TagRow};
 use crate::names::{Digest, MediaType, Reference};
 
-/// A damaged file is set aside and looked for again, once.
-const TRIES: usize = 2;
+/// A damaged file is set aside and looked for again, once; and what was pushed meanwhile is looked at again.
+const TRIES: usize = 4;
 /// An operator must act before a lost blob comes back.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -29,7 +30,10 @@ impl Engine {
         let Source { repository, image } = source(scope);
         let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
         let local = |answer: BlobAnswer| BlobAnswer { verdict: Verdict::Local, ..answer };
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
+        // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
+        if want.want == Want::Body
+            && let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now())
+        {
             return answered_from_memory(&answer, want).map(local);
         }
         let noted = self.shared.answers.generation(key.repository, &key.image);
@@ -37,7 +41,12 @@ impl Engine {
             let seen = self.see(scope, digest, None).await?;
             let Some(size) = seen.linked else { return Err(no_blob(scope)) };
             match seen.copy {
-                Copy::Here(_) if want.want == Want::Head => return head(digest, size, want, Verdict::Local),
+                Copy::Here(_) if want.want == Want::Head => {
+                    if !self.hold(&source(scope), digest).await? {
+                        continue;
+                    }
+                    return head(digest, size, want, Verdict::Local);
+                }
                 Copy::Here(blob) => {
                     if let Some(answer) = self.whole(digest, blob, want, &key, noted).await? {
                         return Ok(local(answer));
@@ -49,6 +58,36 @@ impl Engine {
             }
         }
         Err(self.lost_for_good(digest).await)
+    }
+
+    /// Keeps cleanup from taking a link that somebody was just told of. `false`: it was taken, or pushed, meanwhile.
+    async fn hold(&self, image: &Source, digest: &Digest) -> Result<bool, EngineError> {
+        let key = (*digest, image.repository, image.image.clone());
+        let held = key.clone();
+        let link = (image.repository, image.image.clone(), *digest);
+        let look = move |shared: &Shared| {
+            let holder = shared.meta.get::<HolderRow>(&held)?;
+            Ok((holder, shared.meta.get::<LinkRow>(&link)?.is_some()))
+        };
+        let holder = match self.shared.read(look).await? {
+            (Some(holder), _) => holder,
+            (None, linked) => return Ok(linked),
+        };
+        let stamp = self.shared.stamp();
+        if stamp.saturating_sub(holder.stamp) < micros(self.shared.settings.collect_after / 2) {
+            return Ok(true);
+        }
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.require_equal(&key, &holder).put(&key, &HolderRow { stamp });
+        match self.shared.meta.apply(batch).await {
+            Ok(()) => Ok(true),
+            Err(MetaError::Conflict(_)) => Ok(false),
+            // A disk that takes no writes takes no cleanup either.
+            Err(error) => {
+                tracing::debug!(%error, "the use of a blob is not noted");
+                Ok(true)
+            }
+        }
     }
 
     /// Whether a linked digest without a copy was never a blob, rather than one that was lost.

@@ -6,9 +6,11 @@ mod accounts;
 mod actor;
 mod answers;
 mod attempts;
+mod backup;
 mod blobs;
 mod boot;
 mod bypass;
+mod collect;
 mod damage;
 mod discovery;
 mod documents;
@@ -38,6 +40,7 @@ mod sweep;
 mod sweeps;
 mod touched;
 mod turns;
+mod unneeded;
 mod upload;
 mod uploads;
 mod verify;
@@ -47,10 +50,11 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, Check, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged, ReferrersPage,
-    Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,
+    ReferrersPage, Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;
@@ -151,6 +155,7 @@ impl Engine {
         }
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }
 

@@ -171,6 +171,19 @@ pub enum Purge {
     Digest(Digest),
 }
 
+/// What a cleanup removed, or would remove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Uploads that nobody went on with.
+    pub uploads: u64,
+    /// Rights of images to show what nothing of theirs names.
+    pub links: u64,
+    pub manifests: u64,
+    pub blobs: u64,
+    /// Of all of them.
+    pub bytes: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
     pub documents: u64,

@@ -62,6 +62,8 @@ struct Needs {
     unkept: Vec<Digest>,
     /// Those of its tags that are there.
     tags: BTreeMap<Tag, TagRow>,
+    /// What they named until now: its grace begins when its last tag goes.
+    left: BTreeMap<Digest, HolderRow>,
 }
 
 impl Engine {
@@ -189,12 +191,16 @@ impl Checked {
         (self.image.repository, self.image.image.clone(), *digest)
     }
 
+    fn holder_key(&self, digest: &Digest) -> <HolderRow as crate::meta::Row>::Key {
+        (*digest, self.image.repository, self.image.image.clone())
+    }
+
     fn tag_key(&self, tag: &Tag) -> <TagRow as crate::meta::Row>::Key {
         (self.image.repository, self.image.image.clone(), tag.clone())
     }
 
     fn needs(&self, shared: &Shared) -> Result<Needs, EngineError> {
-        let mut needs = Needs { unkept: Vec::new(), tags: BTreeMap::new() };
+        let mut needs = Needs { unkept: Vec::new(), tags: BTreeMap::new(), left: BTreeMap::new() };
         let mut missing = Vec::new();
         for (digest, named) in self.references() {
             let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(&digest))? else {
@@ -220,6 +226,11 @@ impl Checked {
                 let message = format!("the tag {tag} is there, and tags of this repository are not moved");
                 return Err(EngineError::new(ErrorKind::Denied, message));
             }
+            if row.digest != self.digest
+                && let Some(holder) = shared.meta.get::<HolderRow>(&self.holder_key(&row.digest))?
+            {
+                needs.left.insert(row.digest, holder);
+            }
             needs.tags.insert(tag.clone(), row);
         }
         Ok(needs)
@@ -237,6 +248,10 @@ impl Checked {
         let document =
             DocumentRow { media_type: media_type.clone(), last_used_ms: now, bytes: self.bytes.clone() };
         batch.put(&self.digest, &document);
+        for (digest, holder) in &needs.left {
+            let key = self.holder_key(digest);
+            batch.require_equal(&key, holder).put(&key, &HolderRow { stamp: shared.stamp() });
+        }
         self.put_references(shared, &mut batch);
         for tag in &self.tags {
             let key = self.tag_key(tag);
@@ -271,8 +286,7 @@ impl Checked {
     fn put_references(&self, shared: &Shared, batch: &mut Batch) {
         for (digest, _) in self.references() {
             batch.require_present::<LinkRow>(&self.link_key(&digest));
-            let holder = (digest, self.image.repository, self.image.image.clone());
-            batch.put(&holder, &HolderRow { stamp: shared.stamp() });
+            batch.put(&self.holder_key(&digest), &HolderRow { stamp: shared.stamp() });
         }
         for (position, named) in (0_u32..).zip(&self.view.references) {
             let media_type = named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default();

@@ -120,10 +120,13 @@ fn without_tags(removal: Option<Removal>) -> Result<Option<Removal>, EngineError
 
 fn remove_tag(shared: &Shared, image: &Source, tag: &Tag) -> Result<Option<Removal>, EngineError> {
     let key = (image.repository, image.image.clone(), tag.clone());
-    if shared.meta.get::<TagRow>(&key)?.is_none() {
-        return Ok(None);
-    }
+    let Some(row) = shared.meta.get::<TagRow>(&key)? else { return Ok(None) };
     let mut batch = Batch::new(Durability::Durable);
+    let holder = (row.digest, image.repository, image.image.clone());
+    if let Some(held) = shared.meta.get::<HolderRow>(&holder)? {
+        // Its grace begins when its last tag goes.
+        batch.require_equal(&holder, &held).put(&holder, &HolderRow { stamp: shared.stamp() });
+    }
     batch.require_present::<TagRow>(&key).delete::<TagRow>(&key);
     Ok(Some(Removal { batch, changed: vec![Of::Manifest(Reference::Tag(tag.clone()))] }))
 }

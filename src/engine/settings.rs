@@ -1,6 +1,7 @@
 //! Owns the limits that the engine works within.
 //! Must not know: where they were configured.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::upstream::Timeouts;
@@ -22,8 +23,15 @@ pub struct Settings {
     pub min_free: Option<u64>,
     /// Bytes of manifests of remotes; the least recently used go first.
     pub document_cap: u64,
+    /// Where copies of the metadata are put together for backups; `None`: there are none.
+    pub copies: Option<PathBuf>,
     /// How long an upload that nobody goes on with is kept.
     pub upload_life: Duration,
+    /// How long what no manifest names is kept in an image, counted from when it was last pushed, mounted, named or
+    /// asked for: at least as long as the slowest push takes.
+    pub collect_after: Duration,
+    /// Manifests without a tag go as well, unless another manifest names them or they are about one that stays.
+    pub collect_untagged: bool,
     /// How long a stop waits for fills to put down their drafts.
     pub stop_grace: Duration,
     /// How long the silence of an upstream is borne.
@@ -36,7 +44,10 @@ impl Default for Settings {
             max_size: MaxSize::Percent(80),
             min_free: None,
             document_cap: 1 << 30,
+            copies: None,
             upload_life: Duration::from_secs(24 * 3600),
+            collect_after: Duration::from_secs(24 * 3600),
+            collect_untagged: false,
             stop_grace: Duration::from_secs(10),
             timeouts: Timeouts::default(),
         }

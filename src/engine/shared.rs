@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub tasks: Tasks,
     pub room: Room,
     pub bypass: Arc<Semaphore>,
+    /// One cleanup at a time.
+    pub cleanup: Mutex<()>,
     /// The number of this run.
     pub epoch: u64,
     /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
@@ -84,6 +86,7 @@ impl Shared {
             tasks: Tasks::default(),
             room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
+            cleanup: Mutex::new(()),
             // Never a number of an earlier run: its drafts may still lie here.
             draft_numbers: AtomicU64::new(parts.epoch << 32),
             stamps: AtomicU64::new(0),

@@ -51,11 +51,17 @@ pub(super) enum Eviction {
 /// Removes a cached copy. Readers that have it open finish undisturbed.
 pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Eviction {
     let digest = *digest;
+    let was_pushed = match let_go(shared, &digest).await {
+        Ok(LetGo::Held) => return Eviction::Pushed,
+        Ok(LetGo::Cached) => false,
+        Ok(LetGo::Pushed) => true,
+        Err(error) => {
+            tracing::warn!(%digest, %error, "pushed content cannot be let go");
+            return Eviction::Stays;
+        }
+    };
     let removed = shared
         .read(move |shared| {
-            if shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed) {
-                return Ok(Err(Eviction::Pushed));
-            }
             if matches!(why, Why::Lost)
                 && matches!(blobs::look(shared, &digest)?, Copy::Here(_) | Copy::Suspect)
             {
@@ -67,6 +73,7 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Ev
         })
         .await;
     match removed {
+        Ok(Ok(_)) if was_pushed => Eviction::Done,
         Ok(Ok(size)) => {
             let mut batch = Batch::new(Durability::Relaxed);
             batch.delete::<CopyRow>(&digest);
@@ -83,6 +90,34 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Ev
             tracing::error!(%digest, %error, "a blob cannot be evicted");
             Eviction::Stays
         }
+    }
+}
+
+/// Whether the sweep may take a copy.
+enum LetGo {
+    /// Somebody pushed it, and images hold it.
+    Held,
+    /// Its rows said that it was pushed, and are gone.
+    Pushed,
+    Cached,
+}
+
+/// What was pushed goes only once no image holds it: its rows first, so that no row ever promises what is gone. Nobody
+/// who brings it again does so meanwhile: their claim waits for the sweep.
+async fn let_go(shared: &Arc<Shared>, digest: &Digest) -> Result<LetGo, EngineError> {
+    let digest = *digest;
+    let pushed = shared.read(move |shared| Ok(shared.meta.get::<ContentRow>(&digest)?)).await?;
+    let Some(content) = pushed.filter(|content| content.pushed) else { return Ok(LetGo::Cached) };
+    let mut batch = Batch::new(Durability::Durable);
+    batch.require_none::<HolderRow>(&digest).require_equal(&digest, &content);
+    batch.delete::<ContentRow>(&digest).delete::<CopyRow>(&digest);
+    match shared.meta.apply(batch).await {
+        Ok(()) => {
+            shared.metrics.collected(content.size);
+            Ok(LetGo::Pushed)
+        }
+        Err(MetaError::Conflict(_)) => Ok(LetGo::Held),
+        Err(error) => Err(error.into()),
     }
 }
 

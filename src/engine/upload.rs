@@ -103,7 +103,7 @@ impl Engine {
         self.to_its_end(async move { uploads::give_up(&shared, &session).await }).await
     }
 
-    /// Ends the uploads that nobody went on with for their whole life. Housekeeping does so now and then.
+    /// Ends the uploads that nobody went on with for their whole life, as housekeeping does now and then.
     pub async fn expire_uploads(&self) {
         uploads::expire(&self.shared).await;
     }

@@ -209,10 +209,15 @@ pub(super) fn take_stock(shared: &Shared) -> Result<Vec<DraftId>, EngineError> {
     Ok(drafts)
 }
 
-/// Ends the sessions that nobody has used for long.
-pub(super) async fn expire(shared: &Arc<Shared>) {
+/// The sessions that nobody has used for long.
+pub(super) fn expired(shared: &Shared) -> Vec<Arc<Session>> {
     let life = u64::try_from(shared.settings.upload_life.as_millis()).unwrap_or(u64::MAX);
-    let idle = shared.uploads.idle_since(shared.clock.wall().0.saturating_sub(life));
+    shared.uploads.idle_since(shared.clock.wall().0.saturating_sub(life))
+}
+
+/// Ends them.
+pub(super) async fn expire(shared: &Arc<Shared>) {
+    let idle = expired(shared);
     if idle.is_empty() {
         return;
     }

@@ -83,7 +83,8 @@ pub async fn identify(
         Credentials::Nothing => Ok(Identity::ANONYMOUS),
         Credentials::Malformed => Err(BadCredentials::Malformed),
         Credentials::Basic { user, password } => {
-            let logged_in = accounts.log_in(&user, &password, caller.client).await;
+            // Boxed: a password is checked rarely, for every other request a future is kept small.
+            let logged_in = Box::pin(accounts.log_in(&user, &password, caller.client)).await;
             logged_in.map(Identity::from).map_err(BadCredentials::LogIn)
         }
         Credentials::Bearer(text) => match accounts.by_token(&text) {

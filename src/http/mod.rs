@@ -29,7 +29,7 @@ use serde_json::json;
 
 use crate::api as management;
 use crate::clock::Clock;
-use crate::docker::{self, BadCredentials, Openness, Site};
+use crate::docker::{self, BadCredentials, Openness, Origin, Site};
 use crate::engine::{Engine, Identity};
 use crate::reply::{Note, Reply};
 use crate::telemetry::Held;
@@ -116,7 +116,7 @@ impl Front {
                 let visit = self.visit(&caller, &parts).await;
                 let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
                 let body = paced.map_err(docker::BodyFault::from);
-                let context = visit.context(&self.site, &caller, &request_id);
+                let context = visit.context(self, &caller, &request_id);
                 visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
             }
         }
@@ -129,11 +129,7 @@ impl Front {
             Openness { closed: !accounts.is_empty() || !self.strangers, open_access: self.open_access };
         let identity =
             credentials::identify(accounts, &self.gate, &self.site, openness, caller, &parts.headers).await;
-        let origin = self.public_origin.clone().unwrap_or_else(|| {
-            let scheme = if caller.secure { "https" } else { "http" };
-            format!("{scheme}://{}", caller.host)
-        });
-        Visit { openness, identity, origin }
+        Visit { openness, identity }
     }
 
     async fn token<B>(&self, arrival: Arrival<B>) -> Reply
@@ -151,7 +147,7 @@ impl Front {
             }
         };
         let visit = self.visit(&caller, &parts).await;
-        let context = visit.context(&self.site, &caller, &request_id);
+        let context = visit.context(self, &caller, &request_id);
         docker::token(&self.engine, &context, &parts, &form, caller.client).await
     }
 
@@ -207,21 +203,21 @@ impl Front {
 struct Visit {
     openness: Openness,
     identity: Result<Identity, BadCredentials>,
-    origin: String,
 }
 
 impl Visit {
     fn context<'a>(
         &'a self,
-        site: &'a Site,
+        front: &'a Front,
         caller: &'a Caller,
         request_id: &'a RequestId,
     ) -> docker::Context<'a> {
+        let asked = Origin::Asked { secure: caller.secure, host: &caller.host };
         docker::Context {
-            site,
+            site: &front.site,
             host: &caller.host,
             prefix: caller.prefix.as_deref(),
-            origin: &self.origin,
+            origin: front.public_origin.as_deref().map_or(asked, Origin::Set),
             identity: &self.identity,
             openness: self.openness,
             request_id: request_id.as_str(),

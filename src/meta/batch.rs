@@ -2,7 +2,7 @@
 //! Must not know: the database that carries it out.
 
 use super::Table;
-use super::record::{self, Row};
+use super::record::{self, Prefix, Row};
 
 /// What an applied batch survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(super) struct Requirement {
 enum Expected {
     Absent,
     Present,
+    /// No row's key begins with this one.
+    NoneUnder,
     /// The encoding of the row, and how to bring a stored value into that encoding: an older
     /// version may have written the same row in other bytes.
     Equal {
@@ -87,6 +89,14 @@ impl Batch {
         self.require::<R>(key, Expected::Equal { value: record::encode_row(row), normalise })
     }
 
+    /// Nothing is applied if there is any row under this prefix.
+    pub fn require_none<R: Row>(&mut self, prefix: &impl Prefix<R::Key>) -> &mut Self {
+        let mut key = Vec::new();
+        prefix.encode_prefix(&mut key);
+        self.requirements.push(Requirement { table: R::TABLE, key, expected: Expected::NoneUnder });
+        self
+    }
+
     fn require<R: Row>(&mut self, key: &R::Key, expected: Expected) -> &mut Self {
         self.requirements.push(Requirement { table: R::TABLE, key: record::encoded(key), expected });
         self
@@ -101,11 +111,17 @@ impl Change {
 }
 
 impl Requirement {
-    /// Whether `stored` is as required.
+    /// Whether it is about all rows whose keys begin with its own.
+    pub fn is_prefix(&self) -> bool {
+        matches!(self.expected, Expected::NoneUnder)
+    }
+
+    /// Whether `stored`, the row or the first one under the prefix, is as required.
     pub fn holds(&self, stored: Option<&[u8]>) -> bool {
         match (&self.expected, stored) {
-            (Expected::Absent, None) | (Expected::Present, Some(_)) => true,
-            (Expected::Absent, Some(_)) | (Expected::Present | Expected::Equal { .. }, None) => false,
+            (Expected::Absent | Expected::NoneUnder, None) | (Expected::Present, Some(_)) => true,
+            (Expected::Absent | Expected::NoneUnder, Some(_))
+            | (Expected::Present | Expected::Equal { .. }, None) => false,
             (Expected::Equal { value, normalise }, Some(stored)) => {
                 stored == value || normalise(stored).as_ref() == Some(value)
             }

@@ -2,6 +2,7 @@
 //! Must not know: the meaning of rows, and who waits for what.
 
 mod commit;
+mod copy;
 #[cfg(test)]
 mod disk;
 mod file;
@@ -14,7 +15,7 @@ mod tests;
 mod writer;
 
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -26,6 +27,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::file::{FileMedium, Medium, Opening};
+pub use self::layout::SCHEMA;
 use self::writer::{Message, Reply, Writer};
 use super::{Applying, Batch, Meta, MetaError, Pair, Table};
 
@@ -181,6 +183,12 @@ impl Meta for RedbMeta {
 
     fn apply(&self, batch: Batch) -> Applying {
         self.send(move |reply| Message::Apply(batch, reply))
+    }
+
+    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+        // Only the beginning holds the lock: a reopening need not wait for the end, and ends the copy.
+        let transaction = self.shared.state().database().map_err(read_error)?.begin_read();
+        copy::copy(&transaction.map_err(read_error)?, dir, stamp, go_on)
     }
 
     fn close(&self) -> Applying {

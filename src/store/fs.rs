@@ -60,6 +60,11 @@ impl FsStore {
         Ok(Self { layout, writers: Writers::start()?, buffers: Arc::default(), faults })
     }
 
+    /// Gives a blob of another store, on the same file system and synced there, a name here. `false`: it is not there.
+    pub fn link_from(&self, other: &Self, digest: &Digest) -> io::Result<bool> {
+        self.layout.link_from(&other.layout, digest)
+    }
+
     fn file(&self, file: std::fs::File) -> Arc<StoreFile> {
         Arc::new(StoreFile::new(file, Arc::clone(&self.buffers), self.faults.clone()))
     }

@@ -156,6 +156,17 @@ impl Layout {
         }
     }
 
+    /// A durable second name for another store's file.
+    pub(super) fn link_from(&self, other: &Self, digest: &Digest) -> io::Result<bool> {
+        let name = blob_name(digest);
+        let linked = rustix::fs::linkat(&other.root, &name, &self.root, &name, AtFlags::empty());
+        let linked = found(linked).map_err(|error| self.named(error, &name, "cannot link"))?;
+        if linked {
+            self.sync_shard(digest)?;
+        }
+        Ok(linked)
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<bool> {
         let call = if to.starts_with(QUARANTINE) { Call::SetAside } else { Call::Rename };
         let passed = self.faults.pass(call);

@@ -76,6 +76,7 @@ pub struct CacheGauges {
     pub waiters: u64,
     pub cache_bytes: u64,
     pub cache_limit_bytes: u64,
+    pub pushed_bytes: u64,
 }
 
 /// Counts one thing as open until it is dropped.
@@ -124,6 +125,11 @@ pub struct Metrics {
     waiters: LevelGauge,
     cache_bytes: LevelGauge,
     cache_limit_bytes: LevelGauge,
+    pushed_bytes: LevelGauge,
+    collected_blobs: Counter,
+    collected_bytes: Counter,
+    scrubbed_bytes: Counter,
+    damaged_blobs: Counter,
     open_bodies: LevelGauge,
     connections: LevelGauge,
 }
@@ -175,6 +181,11 @@ impl Metrics {
             waiters: add(r, "waiters", "Requests that wait for a download's head"),
             cache_bytes: add(r, "cache_bytes", "Bytes of cached blobs on disk"),
             cache_limit_bytes: add(r, "cache_limit_bytes", "Bytes that cached blobs may take"),
+            pushed_bytes: add(r, "pushed_bytes", "Bytes of pushed blobs on disk"),
+            collected_blobs: add(r, "collected_blobs", "Pushed blobs that cleanup removed"),
+            collected_bytes: add(r, "collected_bytes", "Bytes of pushed blobs that cleanup removed"),
+            scrubbed_bytes: add(r, "scrubbed_bytes", "Bytes of blobs and manifests that scrubs have hashed"),
+            damaged_blobs: add(r, "damaged_blobs", "Blobs and manifests that scrubs found damaged"),
             open_bodies: add(r, "open_bodies", "Response bodies being sent"),
             connections: add(r, "connections", "Client connections open"),
             registry,
@@ -250,6 +261,22 @@ impl Metrics {
         self.evicted_bytes.inc_by(bytes);
     }
 
+    /// Cleanup removed one pushed blob of this size.
+    pub fn collected(&self, bytes: u64) {
+        self.collected_blobs.inc();
+        self.collected_bytes.inc_by(bytes);
+    }
+
+    /// A scrub has hashed so many bytes more.
+    pub fn scrubbed(&self, bytes: u64) {
+        self.scrubbed_bytes.inc_by(bytes);
+    }
+
+    /// A scrub found bytes that are not what their digest says.
+    pub fn damaged(&self) {
+        self.damaged_blobs.inc();
+    }
+
     pub fn disk_error(&self) {
         self.disk_errors.inc();
     }
@@ -267,6 +294,7 @@ impl Metrics {
         self.waiters.set(counts.waiters);
         self.cache_bytes.set(counts.cache_bytes);
         self.cache_limit_bytes.set(counts.cache_limit_bytes);
+        self.pushed_bytes.set(counts.pushed_bytes);
     }
 
     /// A client connected; hold the answer as long as it stays.
@@ -379,7 +407,11 @@ mod tests {
             waiters: 500,
             cache_bytes: 11,
             cache_limit_bytes: 12,
+            pushed_bytes: 13,
         });
+        metrics.collected(14);
+        metrics.scrubbed(15);
+        metrics.damaged();
         let text = metrics.encode();
         for line in [
             r#"binaryrepo_requests_total{repository="docker-remote",action="blob.get",code="200"} 2"#,
@@ -397,6 +429,11 @@ mod tests {
             "binaryrepo_waiters 500",
             "binaryrepo_cache_bytes 11",
             "binaryrepo_cache_limit_bytes 12",
+            "binaryrepo_pushed_bytes 13",
+            "binaryrepo_collected_blobs_total 1",
+            "binaryrepo_collected_bytes_total 14",
+            "binaryrepo_scrubbed_bytes_total 15",
+            "binaryrepo_damaged_blobs_total 1",
             concat!(r#"binaryrepo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             "# EOF",
         ] {

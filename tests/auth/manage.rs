@@ -194,6 +194,7 @@ async fn others_manage_what_is_theirs_and_nothing_else() {
         ("GET", "/api/images/vault/team/app", Value::Null),
         ("DELETE", "/api/images/vault/team/app", Value::Null),
         ("POST", "/api/purge", json!({ "repository": "vault", "all": true })),
+        ("POST", "/api/backup", Value::Null),
         ("GET", "/api/status", Value::Null),
         ("POST", "/api/grants", json!({ "user": "ada", "repository": "vault", "role": "admin" })),
         ("POST", "/api/grants", json!({ "user": "ada", "repository": "*", "role": "read" })),

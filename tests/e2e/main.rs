@@ -3,7 +3,8 @@
 //!
 //! Real clients pull through the built binary and a real nginx from a real registry, all on this machine:
 //!
-//!     cargo test --test e2e                     everything
+//!     cargo test --test e2e                     everything but what takes minutes to build
+//!     cargo test --test e2e -- --nightly        that too
 //!     cargo test --test e2e -- docker tags      the scenarios with one of these words in their names
 //!     cargo test --test e2e -- --list           their names
 //!
@@ -17,6 +18,7 @@ mod images;
 mod layout;
 mod line;
 mod log;
+mod needs;
 mod process;
 mod pushers;
 mod sandbox;
@@ -54,8 +56,12 @@ fn staged() -> Outcome<ExitCode> {
         Stage::Inside(dir) => inside(&dir, source, &chosen),
         Stage::Outside => {
             sandbox::install_packages()?;
-            for prepare in chosen.iter().filter_map(|scenario| scenario.prepare) {
-                prepare(source)?;
+            let mut met = Vec::new();
+            for need in chosen.iter().filter_map(|scenario| scenario.need) {
+                if !met.contains(&need) {
+                    need.meet(source)?;
+                    met.push(need);
+                }
             }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(sandbox::enter(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("e2e")))
@@ -65,27 +71,33 @@ fn staged() -> Outcome<ExitCode> {
 
 /// The scenarios that the arguments name; none, if they were only to be listed.
 fn choose(arguments: impl Iterator<Item = String>) -> Outcome<Vec<Scenario>> {
-    let mut words = Vec::new();
+    let (mut words, mut nightly) = (Vec::new(), false);
     for argument in arguments {
         match argument.as_str() {
             "--list" => {
-                scenarios::ALL
-                    .iter()
-                    .for_each(|scenario| println!("{:<18}{}", scenario.name, scenario.about));
+                every().for_each(|scenario| println!("{:<18}{}", scenario.name, scenario.about));
                 return Ok(Vec::new());
             }
+            "--nightly" => nightly = true,
             "--nocapture" => {}
             word => {
-                ensure!(!word.starts_with('-'), "{word} is unknown; wanted: [--list] [WORD]...");
+                ensure!(!word.starts_with('-'), "{word} is unknown; wanted: [--list] [--nightly] [WORD]...");
                 words.push(argument);
             }
         }
     }
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
-    let chosen: Vec<Scenario> =
-        scenarios::ALL.iter().filter(|scenario| wanted(scenario.name)).copied().collect();
+    if words.is_empty() {
+        let more = if nightly { scenarios::NIGHTLY } else { &[] };
+        return Ok(scenarios::ALL.iter().chain(more).copied().collect());
+    }
+    let wanted = |name: &str| words.iter().any(|word| name.contains(word.as_str()));
+    let chosen: Vec<Scenario> = every().filter(|scenario| wanted(scenario.name)).copied().collect();
     ensure!(!chosen.is_empty(), "no scenario has {} in its name; --list shows them", words.join(" or "));
     Ok(chosen)
+}
+
+fn every() -> impl Iterator<Item = &'static Scenario> {
+    scenarios::ALL.iter().chain(scenarios::NIGHTLY)
 }
 
 fn inside(dir: &Path, source: &Path, chosen: &[Scenario]) -> Outcome<ExitCode> {

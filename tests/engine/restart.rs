@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use binaryrepo::engine::{MaxSize, Settings, Verdict, Want};
 use binaryrepo::meta::{
-    Batch, ContentRow, CopyRow, Durability, Meta as _, MetaExt as _, Options as Meta, RedbMeta,
+    Batch, ContentRow, CopyRow, Durability, HolderRow, Meta as _, MetaExt as _, Options as Meta, RedbMeta,
 };
-use binaryrepo::names::Digest;
+use binaryrepo::names::{Digest, RepositoryId};
 
 use super::house::{House, drain};
 use super::rig::Disk;
@@ -109,6 +109,8 @@ async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() 
     let meta = rows(dir.path());
     let mut batch = Batch::new(Durability::Durable);
     batch.put(&pushed, &ContentRow { size: 300_000, pushed: true });
+    let held = (pushed, RepositoryId(99), "team/app".parse().unwrap());
+    batch.put(&held, &HolderRow { stamp: 1 });
     meta.apply(batch).await.unwrap();
     meta.close().await.unwrap();
     drop(meta);

@@ -1,5 +1,6 @@
 //! A disk and a metadata store that fail as a test says.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -170,6 +171,10 @@ impl Meta for Ledger {
                 panic!("planted");
             }
         }
+    }
+
+    fn copy_into(&self, dir: &Path, now: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+        self.inner.copy_into(dir, now, go_on)
     }
 
     fn close(&self) -> Applying {

@@ -71,6 +71,13 @@ async fn a_range_that_contradicts_the_length_is_refused() {
         assert_eq!(answer.code(), (400, "BLOB_UPLOAD_INVALID".to_owned()), "{wrong}");
     }
     assert_eq!(client.get(&location).await.header("range"), Some("0-0"));
+    // Where no length was announced it shows at the end. What came is there, and is told.
+    for (range, sent) in [("0-9", "hello"), ("5-6", "world")] {
+        let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Range: {range}\r\n");
+        let body = format!("Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{sent}\r\n0\r\n\r\n");
+        assert_eq!(raw(house.address, head + &body).await.code(), (400, "SIZE_INVALID".to_owned()));
+    }
+    assert_eq!(client.get(&location).await.header("range"), Some("0-9"));
 }
 
 /// The upload keeps what came, and can be gone on with.

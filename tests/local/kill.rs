@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::process::Process;
+use super::pusher::Pusher;
 use super::support::image::{Content, Image};
 
 /// Kills, unless `KILL_ROUNDS` says how many; the nightly run does.
@@ -178,7 +179,7 @@ async fn what_was_acknowledged_survives_a_kill() {
             let number = (seed % 1000) * 1_000_000 + round * 100 + client;
             pushes.spawn(push(server.address, number, Arc::clone(&acknowledged)));
         }
-        tokio::time::sleep(Duration::from_micros(random.u64(500..60_000))).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(500..120_000))).await;
         // SIGKILL: nothing of the server runs after this.
         drop(server);
         while let Some(push) = pushes.join_next().await {
@@ -194,4 +195,46 @@ async fn what_was_acknowledged_survives_a_kill() {
     nothing_is_half(server.address, &mut since).await;
     println!("{rounds} kills, {blobs} blobs and {manifests} manifests acknowledged, none lost");
     assert!(blobs > 0 && manifests > 0);
+}
+
+/// What an answer has acknowledged of an upload is there after a kill, and perhaps more; the client asks, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_where_a_kill_cut_it() {
+    const CHUNK: usize = 200_000;
+    let dir = tempfile::tempdir().unwrap();
+    let content = Content::random(77, 12 * CHUNK);
+    let mut server = Process::start(&dir, &[]);
+    let location = Pusher(server.address).begin("cut").await;
+    // By then the disk knows of the upload.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut there = 0;
+    for _ in 0..3 {
+        let client = Pusher(server.address);
+        for _ in 0..2 {
+            let range = format!("{there}-{}", there + CHUNK - 1);
+            let answer = client.chunk(&location, &range, &content.bytes[there..there + CHUNK]).await;
+            assert_eq!(answer.status, 202, "{}", answer.all());
+            there += CHUNK;
+        }
+        // Another one is cut in its middle.
+        let mut line = TcpStream::connect(server.address).await.unwrap();
+        let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {CHUNK}\r\n\r\n");
+        let half = &content.bytes[there..there + CHUNK / 2];
+        line.write_all(&[head.as_bytes(), half].concat()).await.unwrap();
+        drop(server);
+        server = Process::start(&dir, &[]);
+        let answer = Pusher(server.address).get(&location).await;
+        assert_eq!(answer.status, 204, "{}", answer.all());
+        let last: usize = answer.header("range").unwrap().strip_prefix("0-").unwrap().parse().unwrap();
+        assert!(
+            (there..=there + CHUNK / 2).contains(&(last + 1)),
+            "{there} were acknowledged, {last} is the last"
+        );
+        there = last + 1;
+    }
+    let client = Pusher(server.address);
+    let answer = client.finish(&location, &content.digest, &content.bytes[there..]).await;
+    assert_eq!(answer.status, 201, "{}", answer.all());
+    let target = format!("/v2/docker-local/cut/blobs/{}", content.digest);
+    assert_eq!(client.get(&target).await.body, content.bytes);
 }

@@ -1,5 +1,6 @@
 //! Tags and the catalog, page by page.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 use super::client::Ask;
 use super::house::House;
-use super::pusher::{Pusher, blob, manifest, tags};
+use super::pusher::{Pusher, blob, manifest, referrers, tags};
 use super::rig::Disk;
 use super::support::image::{Content, Image};
 use super::workshop::Workshop;
@@ -103,6 +104,52 @@ async fn the_catalog_names_images_as_they_are_pulled() {
     assert_eq!(client.get(&blob("a", &content.digest)).await.status, 200);
 }
 
+/// HEAD is GET without the body, for what is there and for what is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_tells_what_get_tells() {
+    let house = House::new().await;
+    let client = Pusher(house.address);
+    let image = Image::new(1, &[1000, 100_000]);
+    client.image("heads", "v1", &image).await;
+    client.image("heads", "v2", &image).await;
+    let digest = image.manifest.digest;
+    let absent = Content::new(&b"absent"[..]).digest;
+    let targets = [
+        "/v2/".to_owned(),
+        "/v2/_catalog?n=1".to_owned(),
+        format!("{}?n=1", tags("heads")),
+        tags("nobody"),
+        referrers("heads", &digest),
+        manifest("heads", "v1"),
+        manifest("heads", &digest.to_string()),
+        manifest("heads", "absent"),
+        blob("heads", &image.layers[0].digest),
+        blob("heads", &image.layers[1].digest),
+        blob("heads", &absent),
+    ];
+    for target in targets {
+        let (get, head) = (client.get(&target).await, client.send(Ask::head(&target)).await);
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{target}");
+        assert!(!get.body.is_empty(), "{target}");
+        for name in [
+            "content-length",
+            "content-type",
+            "docker-content-digest",
+            "etag",
+            "link",
+            "accept-ranges",
+            "allow",
+        ] {
+            assert_eq!(head.header(name), get.header(name), "{name} of {target}");
+        }
+        assert_eq!(head.header("docker-distribution-api-version"), Some("registry/2.0"));
+    }
+    let location = client.begin("heads").await;
+    assert_eq!(client.patch(&location, b"hello").await.status, 202);
+    let head = client.send(Ask::head(&location)).await;
+    assert_eq!((head.status, head.header("range")), (204, Some("0-4")));
+}
+
 /// Metadata that counts the rows which are read.
 struct Counting {
     inner: Arc<dyn Meta>,
@@ -139,6 +186,10 @@ impl Meta for Counting {
 
     fn apply(&self, batch: Batch) -> Applying {
         self.inner.apply(batch)
+    }
+
+    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+        self.inner.copy_into(dir, stamp, go_on)
     }
 
     fn close(&self) -> Applying {

@@ -298,6 +298,50 @@ async fn the_older_tag_is_read_as_well() {
     assert_eq!(found, all);
 }
 
+/// Docker's own forms, kept as they came and with their references checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn dockers_forms_are_taken_as_well() {
+    const IMAGE: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let house = House::new().await;
+    let client = Pusher(house.address);
+    let (config, layer) = (Content::new(&b"{\"os\":\"linux\"}"[..]), Content::random(12, 5000));
+    let elsewhere = Content::random(13, 10);
+    let named = |content: &Content, kind: &str| json!({ "mediaType": kind, "size": content.size(), "digest": content.digest.to_string() });
+    let mut foreign = named(&elsewhere, FOREIGN);
+    foreign["urls"] = json!(["https://layers.example/x"]);
+    let image = json!({
+        "schemaVersion": 2,
+        "mediaType": IMAGE,
+        "config": named(&config, "application/vnd.docker.container.image.v1+json"),
+        "layers": [named(&layer, "application/vnd.docker.image.rootfs.diff.tar.gzip"), foreign],
+    });
+    let image = Content::new(serde_json::to_vec_pretty(&image).unwrap());
+    let put = async |reference: &str, media_type: &str, content: &Content| {
+        client.manifest("docker", reference, media_type, &content.bytes).await
+    };
+    assert_eq!(put("v1", IMAGE, &image).await.status, 400);
+    for content in [&config, &layer] {
+        assert_eq!(client.blob("docker", content).await.status, 201);
+    }
+    // Parameters are no part of a type.
+    assert_eq!(put("v1", &format!("{IMAGE}; charset=utf-8"), &image).await.status, 201);
+    let mut entry = named(&image, IMAGE);
+    entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
+    let list = json!({ "schemaVersion": 2, "mediaType": LIST, "manifests": [entry] });
+    let list = Content::new(list.to_string().into_bytes());
+    assert_eq!(put("all", LIST, &list).await.status, 201);
+    // One representation for each digest, whatever is asked for.
+    for accept in ["*/*", LIST, "application/vnd.oci.image.index.v1+json", "text/plain"] {
+        for (reference, media_type, content) in [("v1", IMAGE, &image), ("all", LIST, &list)] {
+            let answer = client.send(Ask::get(&manifest("docker", reference)).header("Accept", accept)).await;
+            assert_eq!((answer.status, &answer.body[..]), (200, &content.bytes[..]), "{accept}");
+            assert_eq!(answer.header("content-type"), Some(media_type));
+        }
+    }
+}
+
 /// A push of the same image from many at once ends with one image, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_image_is_pushed_by_many() {

@@ -1,5 +1,7 @@
 //! Uploads against a model: any order of appends, looks, cancellations, restarts and ends.
 
+use std::time::Duration;
+
 use binaryrepo::engine::{
     Engine, EngineError, ErrorKind, LocalSpec, Principal, RepositorySpec, Scope, Settings,
 };
@@ -74,23 +76,33 @@ struct Known {
 struct Model {
     engine: Engine,
     dir: TempDir,
+    settings: Settings,
     uploads: Vec<Known>,
     published: Vec<(Digest, Vec<u8>)>,
 }
 
 const ME: Principal = Principal::Operator;
 
-async fn open(dir: &TempDir) -> Engine {
-    Engine::open(dir.path(), Settings::default(), Metrics::new(), Vec::new()).await.unwrap()
+async fn open(dir: &TempDir, settings: &Settings) -> Engine {
+    Engine::open(dir.path(), settings.clone(), Metrics::new(), Vec::new()).await.unwrap()
 }
 
 impl Model {
     async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let engine = open(&dir).await;
+        let engine = open(&dir, &settings).await;
         let spec = RepositorySpec::Local(LocalSpec::default());
         engine.repositories().create("mine".parse().unwrap(), spec).await.unwrap();
-        Self { engine, dir, uploads: Vec::new(), published: Vec::new() }
+        Self { engine, dir, settings, uploads: Vec::new(), published: Vec::new() }
+    }
+
+    async fn restart(&mut self) {
+        self.engine.shutdown().await;
+        self.engine = open(&self.dir, &self.settings).await;
     }
 
     fn scope(&self) -> Scope {
@@ -129,10 +141,7 @@ impl Model {
                     (ErrorKind::UploadUnknown, ErrorKind::UploadUnknown)
                 );
             }
-            Step::Restart => {
-                self.engine.shutdown().await;
-                self.engine = open(&self.dir).await;
-            }
+            Step::Restart => self.restart().await,
         }
     }
 
@@ -208,7 +217,7 @@ impl Model {
             if std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count() == live {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("there are other drafts than the {live} uploads with bytes");
     }
@@ -227,8 +236,14 @@ fn check<T>(result: Result<T, EngineError>, over: bool, then: impl FnOnce(T)) {
     }
 }
 
+/// Each has an engine of its own, which takes its time. The nightly run has more.
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("UPLOAD_CASES").map_or(24, |text| text.parse().unwrap());
+    ProptestConfig { cases, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
     #[test]
     fn an_upload_is_its_bytes_in_order(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -245,24 +260,38 @@ proptest! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_nobody_goes_on_with_expires() {
-    let dir = tempfile::tempdir().unwrap();
-    let settings = Settings { upload_life: std::time::Duration::ZERO, ..Settings::default() };
-    let engine = Engine::open(dir.path(), settings, Metrics::new(), Vec::new()).await.unwrap();
-    let spec = RepositorySpec::Local(LocalSpec::default());
-    engine.repositories().create("mine".parse().unwrap(), spec).await.unwrap();
-    let repository = engine.repositories().by_name("mine").unwrap();
-    let scope = Scope { repository, image: "a/b".parse().unwrap() };
-    let id = engine.start_upload(&scope, &ME, Algorithm::Sha256).await.unwrap();
-    let mut upload = engine.upload(&scope, &ME, &id).await.unwrap();
-    upload.append(vec![Bytes::from_static(b"abc")]).await.unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    engine.expire_uploads().await;
-    assert_eq!(engine.upload_len(&scope, &ME, &id).await.unwrap(), 3, "somebody works on it");
+    let begun = async |model: &Model| {
+        let id = model.engine.start_upload(&model.scope(), &ME, Algorithm::Sha256).await.unwrap();
+        let mut upload = model.engine.upload(&model.scope(), &ME, &id).await.unwrap();
+        upload.append(vec![Bytes::from_static(b"abc")]).await.unwrap();
+        (id, upload)
+    };
+    let is_gone = async |model: &Model, id: &UploadId| {
+        let told = model.engine.upload_len(&model.scope(), &ME, id).await.unwrap_err();
+        assert_eq!(told.kind, ErrorKind::UploadUnknown);
+    };
+    let a_while = || tokio::time::sleep(Duration::from_millis(5));
+    let settings = Settings { upload_life: Duration::ZERO, ..Settings::default() };
+    let mut model = Model::with(settings).await;
+    let ((id, upload), (left, _)) = (begun(&model).await, begun(&model).await);
+    a_while().await;
+    model.engine.expire_uploads().await;
+    assert_eq!(model.engine.upload_len(&model.scope(), &ME, &id).await.unwrap(), 3, "somebody works on it");
+    is_gone(&model, &left).await;
     drop(upload);
-    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    engine.expire_uploads().await;
-    assert_eq!(engine.upload_len(&scope, &ME, &id).await.unwrap_err().kind, ErrorKind::UploadUnknown);
-    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    a_while().await;
+    model.engine.expire_uploads().await;
+    is_gone(&model, &id).await;
+    // Of an earlier run as well, and for good.
+    let (id, upload) = begun(&model).await;
+    drop(upload);
+    model.restart().await;
+    model.engine.expire_uploads().await;
+    is_gone(&model, &id).await;
+    model.restart().await;
+    is_gone(&model, &id).await;
+    model.check_disk().await;
+    model.engine.shutdown().await;
 }
 
 /// Sessions cost a row each, so there is an end to them. Whoever is refused is told to come again.

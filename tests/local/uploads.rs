@@ -2,7 +2,7 @@
 
 use binaryrepo::names::{Algorithm, Digest};
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
@@ -202,6 +202,27 @@ async fn a_cancelled_upload_is_gone() {
     no_draft_is_left(&house).await;
 }
 
+/// Who writes learns of it, and what was written goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_cancelled_while_somebody_writes() {
+    let house = House::new().await;
+    let client = Pusher(house.address);
+    let location = client.begin("cancel").await;
+    let mut writer = TcpStream::connect(house.address).await.unwrap();
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello"
+    );
+    writer.write_all(head.as_bytes()).await.unwrap();
+    until(async || (client.get(&location).await.header("range") == Some("0-4")).then_some(())).await;
+    assert_eq!(client.send(Ask::new("DELETE", &location)).await.status, 204);
+    assert_eq!(client.get(&location).await.status, 404);
+    writer.write_all(b"world").await.unwrap();
+    let mut told = String::new();
+    writer.read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 404 ") && told.contains("BLOB_UPLOAD_UNKNOWN"), "{told}");
+    no_draft_is_left(&house).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_survives_a_restart() {
     let house = House::new().await;
@@ -266,11 +287,20 @@ async fn a_pushed_blob_is_served_in_parts() {
         assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[10..20]));
         assert_eq!(answer.header("content-range"), Some(format!("bytes 10-19/{size}").as_str()));
         let answer = client.send(part("bytes=-5")).await;
-        assert_eq!((answer.status, answer.body.len()), (206, 5));
+        assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[content.bytes.len() - 5..]));
+        let answer = client.send(part("bytes=990-99999999")).await;
+        assert_eq!((answer.status, &answer.body[..]), (206, &content.bytes[990..]));
+        // Several parts at once are the whole, which the specification of HTTP allows.
+        let answer = client.send(part("bytes=0-1,5-6")).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &content.bytes[..]));
         let answer = client.send(part(&format!("bytes={size}-"))).await;
         assert_eq!(answer.code(), (416, "RANGE_INVALID".to_owned()));
         assert_eq!(answer.header("content-range"), Some(format!("bytes */{size}").as_str()));
         let etag = format!("\"{}\"", content.digest);
+        for (condition, status) in [(etag.as_str(), 206), ("\"other\"", 200)] {
+            let answer = client.send(part("bytes=0-9").header("If-Range", condition)).await;
+            assert_eq!(answer.status, status, "If-Range: {condition}");
+        }
         let answer = client.send(Ask::get(&target).header("If-None-Match", &etag)).await;
         assert_eq!((answer.status, answer.header("etag")), (304, Some(etag.as_str())));
     }

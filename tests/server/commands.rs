@@ -224,3 +224,16 @@ async fn a_commands_json_is_the_apis() {
     assert_eq!(way.json(&["repo", "show", "docker-remote"]), shown);
     assert_eq!(way.json(&["ls"]), server.get("/api/images").await.json());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cleanup_is_asked_for_alike_in_every_way() {
+    let (ways, _dirs, _servers) = ways();
+    for way in &ways {
+        let nothing = "nothing to remove: everything is needed, or younger than the grace\n";
+        assert_eq!(way.good(&["gc", "--dry-run"]), nothing, "{}", way.name);
+        assert_eq!(way.good(&["gc"]), nothing, "{}", way.name);
+        let expected =
+            json!({ "dry_run": false, "uploads": 0, "links": 0, "manifests": 0, "blobs": 0, "bytes": 0 });
+        assert_eq!(way.json(&["gc"]), expected, "{}", way.name);
+    }
+}

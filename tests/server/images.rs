@@ -5,25 +5,9 @@ use serde_json::{Value, json};
 
 use super::client::Ask;
 use super::house::{House, push, put_manifest};
-use super::process::{Ended, Process, binary, run_with};
+use super::process::{Process, failed, good};
 use super::support::image::{Image, Index};
 use super::support::upstream::Registry;
-
-/// On the data directory: through the server that runs there, or without one.
-fn on(dir: &std::path::Path, args: &[&str]) -> Ended {
-    run_with(binary(&[args, &["--data-dir", dir.to_str().unwrap()]].concat()), "")
-}
-
-fn good(dir: &std::path::Path, args: &[&str]) -> String {
-    let ended = on(dir, args);
-    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{args:?}: {ended:?}");
-    ended.out
-}
-
-fn failed(dir: &std::path::Path, args: &[&str]) -> (i32, String) {
-    let ended = on(dir, args);
-    (ended.code, ended.err)
-}
 
 /// The year is enough: the clock is not the test's.
 fn is_a_date(text: &Value) -> bool {

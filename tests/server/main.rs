@@ -9,6 +9,7 @@
 mod support;
 
 mod addressing;
+mod backups;
 mod bad_input;
 mod client;
 mod commands;
@@ -25,5 +26,6 @@ mod secrets;
 mod seen;
 mod timeouts;
 mod trouble;
+mod upkeep;
 mod verdicts;
 mod who_manages;

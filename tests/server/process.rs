@@ -54,6 +54,24 @@ pub fn run_with(mut command: Command, input: &str) -> Ended {
     Ended { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
 }
 
+/// On the data directory: through the server that runs there, or without one.
+pub fn on(dir: &Path, args: &[&str]) -> Ended {
+    run_with(binary(&[args, &["--data-dir", dir.to_str().unwrap()]].concat()), "")
+}
+
+/// The output of a command that must succeed.
+pub fn good(dir: &Path, args: &[&str]) -> String {
+    let ended = on(dir, args);
+    assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{args:?}: {ended:?}");
+    ended.out
+}
+
+/// The code of a command, and what it says of it.
+pub fn failed(dir: &Path, args: &[&str]) -> (i32, String) {
+    let ended = on(dir, args);
+    (ended.code, ended.err)
+}
+
 /// A running server. Killed by its number when dropped.
 pub struct Process {
     child: Child,

@@ -133,7 +133,9 @@ impl<K: Key, S: Source> Coordinator<K, S> {
             pinned_bytes: totals.pinned,
             reserved_bytes: self.ledger.reserved(),
             evicting_bytes: totals.evicting,
+            evicting: totals.evicting_keys,
             limit_bytes: self.ledger.limit(),
+            loaded: self.loaded,
         }
     }
 

@@ -88,8 +88,16 @@ impl<'t> Tables<'t> {
     fn check(&mut self, batch: &Batch) -> Result<Verdict, redb::Error> {
         for requirement in &batch.requirements {
             let table = self.table(requirement.table)?;
-            let stored = redb::ReadableTable::get(table, requirement.key.as_slice())?;
-            if !requirement.holds(stored.as_ref().map(|value| value.value())) {
+            let key = requirement.key.as_slice();
+            let holds = if requirement.is_prefix() {
+                let next = redb::ReadableTable::range(table, key..)?.next().transpose()?;
+                let under = next.as_ref().filter(|(found, _)| found.value().starts_with(key));
+                requirement.holds(under.map(|(_, value)| value.value()))
+            } else {
+                let stored = redb::ReadableTable::get(table, key)?;
+                requirement.holds(stored.as_ref().map(|value| value.value()))
+            };
+            if !holds {
                 return Ok(Err(requirement.table));
             }
         }

@@ -10,7 +10,7 @@ use crate::meta::record;
 use crate::meta::{MetaError, SettingKey, SettingRow, Table};
 
 /// The layout of the tables that this version reads and writes.
-pub(super) const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 
 /// Counts commits, so that after a failure it can be told which of them are in the file.
 const SEQUENCE: SettingKey = SettingKey::new("sequence");

@@ -3,10 +3,11 @@
 use crate::clients::Client;
 use crate::front::{CDN, REGISTRY, TOKEN_SERVER, Weather};
 use crate::images::Family;
-use crate::process::{Run, run};
+use crate::needs::base_images;
+use crate::process::run;
 use crate::sandbox::UPSTREAM_IP;
 use crate::server::binary;
-use crate::trouble::{Context, Outcome, ensure};
+use crate::trouble::{Outcome, ensure};
 use crate::world::{REMOTE, World, step, upstream_url};
 use serde_json::json;
 use std::fs;
@@ -14,16 +15,6 @@ use std::path::Path;
 use std::time::Duration;
 
 const CA_INSIDE: &str = "/etc/upstream-ca.crt";
-
-/// Makes the archive of the base image while there is a network; docker imports it inside, where there is none.
-pub fn prepare(source: &Path) -> Outcome {
-    println!("e2e: making the base image's archive, unless it is there");
-    base_images(source).env("DOCKER", "true").limit(400).success().map(drop).context("the base image")
-}
-
-fn base_images(source: &Path) -> Run {
-    run("bash").args(["ops/e2e/make-base-images.sh"]).dir(source)
-}
 
 pub fn run_stack(world: &mut World) -> Outcome {
     world.docker()?;

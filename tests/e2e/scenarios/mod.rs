@@ -6,30 +6,31 @@ mod compose;
 mod environment;
 mod herd;
 mod local;
+mod newer;
 mod pull;
 mod push;
 mod weather;
 
+use crate::needs::Need;
 use crate::trouble::Outcome;
 use crate::world::World;
-use std::path::Path;
 
 #[derive(Clone, Copy)]
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
-    /// Work that needs the network, which the scenarios themselves do not have.
-    pub prepare: Option<fn(source: &Path) -> Outcome>,
+    /// What needs the network, which the scenarios themselves do not have.
+    pub need: Option<Need>,
     pub run: fn(&mut World) -> Outcome,
 }
 
 const fn scenario(name: &'static str, about: &'static str, run: fn(&mut World) -> Outcome) -> Scenario {
-    Scenario { name, about, prepare: None, run }
+    Scenario { name, about, need: None, run }
 }
 
 /// One that uses the clients that are Go programs.
 const fn pushes(name: &'static str, about: &'static str, run: fn(&mut World) -> Outcome) -> Scenario {
-    Scenario { name, about, prepare: Some(push::prepare), run }
+    Scenario { name, about, need: Some(Need::GoClients), run }
 }
 
 pub const ALL: &[Scenario] = &[
@@ -87,7 +88,29 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "compose",
         about: "docker-compose build and up, and a pull through what it started",
-        prepare: Some(compose::prepare),
+        need: Some(Need::BaseImage),
         run: compose::run_stack,
+    },
+];
+
+/// What takes minutes to build; run by `--nightly`, or by name.
+pub const NIGHTLY: &[Scenario] = &[
+    Scenario {
+        name: "newer-containerd",
+        about: "containerd 2 pulls in ranges at once, pushes and pulls back",
+        need: Some(Need::NewerGoClients),
+        run: newer::containerd,
+    },
+    Scenario {
+        name: "newer-buildkit",
+        about: "BuildKit with a mirror, a push and a cache in the registry",
+        need: Some(Need::NewerGoClients),
+        run: newer::buildkit,
+    },
+    Scenario {
+        name: "newer-containers",
+        about: "the library of today's podman and skopeo pushes an index and pulls it back, with a log-in",
+        need: Some(Need::ImageCopy),
+        run: newer::containers,
     },
 ];

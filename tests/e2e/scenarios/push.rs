@@ -3,22 +3,10 @@
 use crate::pushers::{ALL, Hand, Pusher, Site};
 use crate::trouble::{Context, Outcome, ensure};
 use crate::world::{CLOSED, LOCAL, MEMBER, World, step};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A client that understands why it was refused says so at once.
 const TOLD: Duration = Duration::from_secs(20);
-
-/// Builds the clients that are Go programs while there is a network.
-pub fn prepare(source: &Path) -> Outcome {
-    crate::process::run("bash")
-        .args(["ops/e2e/go-clients.sh", "everyday"])
-        .dir(source)
-        .limit(900)
-        .success()
-        .map(|said| print!("{said}"))
-        .context("crane, regctl, oras and helm")
-}
 
 /// Without users: who is on this machine pushes, without a log-in.
 pub fn direct(world: &mut World) -> Outcome {
@@ -82,8 +70,10 @@ pub fn closed(world: &mut World) -> Outcome {
 }
 
 fn wrong_password(hand: &Hand) -> Outcome {
+    // A name of its own each: guesses at one name are slowed down.
+    let nobody = format!("mallory-{}", hand.pusher.name());
     // crane writes down what it is given without asking.
-    match hand.login_command("mallory", "wrong").filter(|_| hand.pusher != Pusher::Crane) {
+    match hand.login_command(&nobody, "wrong").filter(|_| hand.pusher != Pusher::Crane) {
         Some(login) => refused(hand, "a wrong password", &login.done()?.failure()?),
         None => Ok(()),
     }

@@ -1,0 +1,99 @@
+//! Owns copies of the store for backups: all rows as they were at one moment, in a file of its own, while the store
+//! goes on.
+//! Must not know: what the rows mean, where the copy is taken to.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{Durability, ReadTransaction, ReadableTable as _};
+
+use super::file::{FileMedium, Medium as _, Opening};
+use super::{Options, definition, layout, read_error};
+use crate::meta::{MetaError, Table};
+
+/// A copy is called so, and by the moment it was made.
+const NAME: &str = "backup-";
+/// Microseconds after which nobody is about to take a copy away any more: its maker was killed.
+const FORGOTTEN: u64 = 24 * 3600 * 1_000_000;
+/// Rows, and bytes of them, that go into one transaction of the copy.
+const ROWS: usize = 10_000;
+const BYTES: usize = 8 << 20;
+
+/// Writes a copy into `dir` and answers its path. `stamp` is now, in microseconds since 1970, and never
+/// the same twice; `go_on` is asked now and then.
+pub(super) fn copy(
+    from: &ReadTransaction,
+    dir: &Path,
+    stamp: u64,
+    go_on: &dyn Fn() -> bool,
+) -> Result<PathBuf, MetaError> {
+    remove_forgotten(dir, stamp)?;
+    let path = dir.join(format!("{NAME}{stamp}.redb"));
+    let medium = FileMedium::new(&path, Options::default().cache_bytes);
+    if !medium.create_if_absent()? {
+        return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
+    }
+    let copied = medium.open(Opening::First).and_then(|database| {
+        for table in Table::ALL {
+            copy_table(from, &database, table, go_on)?;
+        }
+        layout::mark_clean(&database)?;
+        database.close().map_err(read_error)
+    });
+    match copied {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            // What is left of it would only be in the way; the failure is what is told.
+            let _ = remove(&path);
+            Err(error)
+        }
+    }
+}
+
+fn copy_table(
+    from: &ReadTransaction,
+    to: &redb::Database,
+    table: Table,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), MetaError> {
+    let source = from.open_table(definition(table)).map_err(read_error)?;
+    let mut rows = source.iter().map_err(read_error)?.peekable();
+    while rows.peek().is_some() {
+        if !go_on() {
+            return Err(MetaError::Closed);
+        }
+        let mut transaction = to.begin_write().map_err(read_error)?;
+        // The mark of an orderly stop is committed at the end, and all before with it.
+        transaction.set_durability(Durability::None).map_err(read_error)?;
+        let mut copied = (0, 0);
+        {
+            let mut target = transaction.open_table(definition(table)).map_err(read_error)?;
+            while copied.0 < ROWS && copied.1 < BYTES {
+                let Some(row) = rows.next() else { break };
+                let (key, value) = row.map_err(read_error)?;
+                target.insert(key.value(), value.value()).map_err(read_error)?;
+                copied = (copied.0 + 1, copied.1 + value.value().len());
+            }
+        }
+        transaction.commit().map_err(read_error)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "copies of the metadata file are this module's")]
+fn remove_forgotten(dir: &Path, now: u64) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let stamp = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('.').next()?.parse().ok());
+        if stamp.is_some_and(|stamp: u64| stamp.saturating_add(FORGOTTEN) < now) {
+            remove(&dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "copies of the metadata file are this module's")]
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
+}

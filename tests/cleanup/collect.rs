@@ -1,0 +1,217 @@
+//! What cleanup takes, what it leaves, and what it says of that.
+
+use binaryrepo::engine::{Collected, ErrorKind, Principal, Settings};
+use binaryrepo::names::Algorithm;
+
+use super::model::Thing;
+use super::support::image::Content;
+use super::yard::{Yard, roomy, without_grace};
+
+const APP: &str = "docker-local/team/app";
+
+fn is_unknown<T: std::fmt::Debug>(answer: Result<T, binaryrepo::engine::EngineError>) -> bool {
+    matches!(answer.map_err(|error| error.kind), Err(ErrorKind::BlobUnknown | ErrorKind::ManifestUnknown))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_names_goes_after_the_grace_and_no_sooner() {
+    let yard = Yard::new(roomy()).await;
+    let [config, layer, stray] =
+        [(1, 100), (2, 5_000), (3, 70_000)].map(|(seed, size)| Content::random(seed, size));
+    let image = Thing::manifest(&config, &[&layer], None);
+    for blob in [&config, &layer, &stray] {
+        yard.push_blob(APP, blob).await.unwrap();
+    }
+    yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
+    assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+    for blob in [&config, &layer, &stray] {
+        yard.age(APP, &blob.digest).await;
+    }
+    yard.age(APP, &image.digest()).await;
+
+    let expected = Collected { links: 1, blobs: 1, bytes: 70_000, ..Collected::default() };
+    assert_eq!(yard.engine.collect(true).await.unwrap(), expected);
+    assert_eq!(yard.blob(APP, &stray.digest).await.unwrap(), stray.bytes);
+    assert_eq!(yard.engine.collect(false).await.unwrap(), expected);
+    assert!(is_unknown(yard.blob(APP, &stray.digest).await));
+    assert!(!yard.file_of(&stray.digest).exists());
+    assert_eq!(yard.blob(APP, &layer.digest).await.unwrap(), layer.bytes);
+    assert_eq!(yard.manifest(APP, "1").await.unwrap(), image.content.bytes);
+    assert_eq!(yard.metric("binaryrepo_collected_blobs_total"), 1);
+    assert_eq!(yard.metric("binaryrepo_collected_bytes_total"), 70_000);
+    assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+    // What went may come again.
+    yard.push_blob(APP, &stray).await.unwrap();
+    assert_eq!(yard.blob(APP, &stray.digest).await.unwrap(), stray.bytes);
+}
+
+/// A client that was told that a blob is here leaves its push out, and names it a little later.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_told_that_a_blob_is_here_may_rely_on_it() {
+    let yard = Yard::new(roomy()).await;
+    let [asked, forgotten] = [1, 2].map(|seed| Content::random(seed, 900));
+    for blob in [&asked, &forgotten] {
+        yard.push_blob(APP, blob).await.unwrap();
+        // Now it is among the answers that are kept in memory.
+        yard.blob(APP, &blob.digest).await.unwrap();
+        yard.age(APP, &blob.digest).await;
+    }
+    assert_eq!(yard.head(APP, &asked.digest).await.unwrap(), 900);
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 1);
+    let image = Thing::manifest(&asked, &[], None);
+    yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
+    assert_eq!(yard.blob(APP, &asked.digest).await.unwrap(), asked.bytes);
+    assert!(is_unknown(yard.head(APP, &forgotten.digest).await));
+    assert!(is_unknown(yard.blob(APP, &forgotten.digest).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_without_a_tag_go_only_where_that_is_wanted() {
+    let [config, layer] = [1, 2].map(|seed| Content::random(seed, 900));
+    let image = Thing::manifest(&config, &[&layer], None);
+    let index = Thing::index(&[&image.content]);
+    let about = Thing::manifest(&config, &[], Some(&index.content));
+    let other = Thing::manifest(&layer, &[], None);
+    for wanted in [false, true] {
+        let yard = Yard::new(Settings { collect_untagged: wanted, ..without_grace() }).await;
+        for blob in [&config, &layer] {
+            yard.push_blob(APP, blob).await.unwrap();
+        }
+        yard.push_manifest(APP, None, &image.content).await.unwrap();
+        yard.push_manifest(APP, Some("1"), &index.content).await.unwrap();
+        yard.push_manifest(APP, None, &about.content).await.unwrap();
+        // Named by a tagged index, or about one: all of them stay.
+        assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+
+        yard.push_manifest(APP, Some("1"), &other.content).await.unwrap();
+        let removed = yard.engine.collect(false).await.unwrap();
+        if wanted {
+            let bytes = [&index, &about, &image].map(|one| one.content.size()).iter().sum::<u64>() + 900;
+            let expected = Collected { links: 4, manifests: 3, blobs: 1, bytes, ..Collected::default() };
+            assert_eq!(removed, expected);
+        } else {
+            assert_eq!(removed, Collected::default());
+        }
+        for gone in [&index, &about, &image] {
+            assert_eq!(is_unknown(yard.manifest(APP, &gone.digest().to_string()).await), wanted);
+        }
+        assert_eq!(is_unknown(yard.blob(APP, &config.digest).await), wanted);
+        assert_eq!(yard.blob(APP, &layer.digest).await.unwrap(), layer.bytes);
+        let yard = yard.restart().await;
+        assert_eq!(yard.manifest(APP, "1").await.unwrap(), other.content.bytes);
+        assert_eq!(yard.blob(APP, &layer.digest).await.unwrap(), layer.bytes);
+    }
+}
+
+/// The grace of a manifest begins when its last tag goes, not when it was pushed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moves_on_leaves_its_manifest_the_whole_grace() {
+    let yard = Yard::new(Settings { collect_untagged: true, ..roomy() }).await;
+    let config = Content::random(1, 10);
+    let [moved, removed, next] = [2, 3, 4].map(|seed| Content::random(seed, 10));
+    let images = [&moved, &removed, &next].map(|layer| Thing::manifest(&config, &[layer], None));
+    for (blob, (image, tag)) in [&moved, &removed, &next].iter().zip(images.iter().zip(["a", "b", "c"])) {
+        yard.push_blob(APP, &config).await.unwrap();
+        yard.push_blob(APP, blob).await.unwrap();
+        yard.push_manifest(APP, Some(tag), &image.content).await.unwrap();
+        yard.age(APP, &image.digest()).await;
+    }
+    yard.push_manifest(APP, Some("a"), &images[2].content).await.unwrap();
+    yard.delete(APP, "b").await.unwrap();
+    assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+    for image in &images[..2] {
+        yard.age(APP, &image.digest()).await;
+    }
+    assert_eq!(yard.engine.collect(false).await.unwrap().manifests, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_image_holds_stays_and_what_was_deleted_everywhere_goes() {
+    let yard = Yard::new(without_grace()).await;
+    let (config, layer) = (Content::random(1, 900), Content::random(2, 100_000));
+    let image = Thing::manifest(&config, &[&layer], None);
+    let elsewhere = "other/team/copy";
+    for place in [APP, elsewhere] {
+        for blob in [&config, &layer] {
+            yard.push_blob(place, blob).await.unwrap();
+        }
+        yard.push_manifest(place, Some("1"), &image.content).await.unwrap();
+    }
+    yard.delete(APP, &image.digest().to_string()).await.unwrap();
+    let removed = yard.engine.collect(false).await.unwrap();
+    assert_eq!(removed, Collected { links: 2, ..Collected::default() });
+    assert!(is_unknown(yard.blob(APP, &layer.digest).await));
+    assert_eq!(yard.blob(elsewhere, &layer.digest).await.unwrap(), layer.bytes);
+    // A whole repository, with all that it held.
+    yard.engine.delete_repository(&"other".parse().unwrap(), true).await.unwrap();
+    for _ in 0..1_000 {
+        yard.engine.collect(false).await.unwrap();
+        if yard.engine.status().await.counts.pinned_bytes == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(!yard.file_of(&layer.digest).exists() && !yard.file_of(&config.digest).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_went_on_with_goes_with_its_bytes() {
+    let settings = Settings { upload_life: std::time::Duration::ZERO, ..roomy() };
+    let yard = Yard::new(settings).await;
+    let scope = yard.scope(APP);
+    let id = yard.engine.start_upload(&scope, &Principal::Operator, Algorithm::Sha256).await.unwrap();
+    let mut upload = yard.engine.upload(&scope, &Principal::Operator, &id).await.unwrap();
+    upload.append(vec![Content::random(1, 3_000).bytes]).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    // Somebody works on it.
+    assert_eq!(yard.engine.collect(true).await.unwrap().uploads, 0);
+    drop(upload);
+    let expected = Collected { uploads: 1, bytes: 3_000, ..Collected::default() };
+    assert_eq!(yard.engine.collect(true).await.unwrap(), expected);
+    assert_eq!(yard.engine.collect(false).await.unwrap(), expected);
+    assert!(yard.engine.upload(&scope, &Principal::Operator, &id).await.is_err());
+    assert_eq!(std::fs::read_dir(yard.dir.path().join("tmp")).unwrap().count(), 0);
+}
+
+/// Within the grace no push is ever refused on account of cleanup, and nothing acknowledged is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pushes_and_mounts_beside_cleanup_lose_nothing() {
+    let yard = std::sync::Arc::new(Yard::new(roomy()).await);
+    let shared = Content::random(77, 5_000);
+    let mut pushers = tokio::task::JoinSet::new();
+    for pusher in 0..6_u64 {
+        let (yard, shared) = (yard.clone(), shared.clone());
+        pushers.spawn(async move {
+            let place = format!("docker-local/p{pusher}");
+            for round in 0..25 {
+                let layer = Content::random(1_000 * pusher + round, 2_000);
+                yard.push_blob(&place, &layer).await.unwrap();
+                // What the others leave behind is removed and brought again all the time.
+                yard.push_blob(&place, &shared).await.unwrap();
+                let mounted = yard.mount(&format!("other/p{pusher}"), &layer.digest, &place).await.unwrap();
+                assert!(mounted);
+                let image = Thing::manifest(&shared, &[&layer], None);
+                yard.push_manifest(&place, Some("latest"), &image.content).await.unwrap();
+                assert_eq!(yard.blob(&place, &layer.digest).await.unwrap(), layer.bytes);
+                assert_eq!(yard.blob(&place, &shared.digest).await.unwrap(), shared.bytes);
+                yard.delete(&place, &image.digest().to_string()).await.unwrap();
+                yard.age(&place, &shared.digest).await;
+                yard.age(&place, &layer.digest).await;
+                yard.age(&format!("other/p{pusher}"), &layer.digest).await;
+            }
+        });
+    }
+    let mut removed = 0;
+    let mut runs = 0;
+    while !pushers.is_empty() {
+        removed += yard.engine.collect(false).await.unwrap().blobs;
+        runs += 1;
+        while let Some(ended) = pushers.try_join_next() {
+            ended.unwrap();
+        }
+    }
+    removed += yard.engine.collect(false).await.unwrap().blobs;
+    println!("{runs} cleanups removed {removed} blobs");
+    assert!(removed >= 6 * 25, "{removed}");
+    assert_eq!(yard.engine.status().await.counts.pinned_bytes, 0);
+}

@@ -1,0 +1,69 @@
+//! The real server, killed at random moments while clients pull and push, and started again on what is left. Between
+//! two runs some cached files are damaged, as a power cut might have done.
+//!
+//! `CRASH_ROUNDS=4000` sets how often (300), `CRASH_SEED=7` replays the choices. `make crash` runs it alone.
+#![expect(clippy::disallowed_methods, reason = "this test looks at the data directory and reads the clock")]
+
+mod client;
+mod load;
+mod process;
+#[path = "../support/mod.rs"]
+mod support;
+mod verify;
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use load::{Load, World};
+use process::Process;
+use support::upstream::{Options, Registry};
+
+/// A clean stop now and then, after which everything is looked at.
+const LOOK_EVERY: u64 = 25;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
+    let rounds: u64 = number("CRASH_ROUNDS").unwrap_or(300);
+    let seed = number("CRASH_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
+    println!("CRASH_SEED={seed}");
+    let mut random = Rng::with_seed(seed);
+    let started = Instant::now();
+    let registry = Registry::start(Options { connection_rate: Some(4 << 20), ..Options::default() }).await;
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let mut world = World::new(&registry, &mut random);
+    process::add_remote(dir.path(), &registry.url());
+    let mut slowest = Duration::ZERO;
+    for round in 1..=rounds {
+        let start = Instant::now();
+        let server = Process::start(dir.path()).await;
+        slowest = slowest.max(start.elapsed());
+        world.first_look(server.address, &mut random).await;
+        let load = Load::start(&world, server.address, &mut random);
+        tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
+        server.check_promises().await;
+        if round % LOOK_EVERY == 0 || round == rounds {
+            world.take_in(load.stop().await);
+            world.all_is_there(server.address).await;
+            server.counts_agree(dir.path()).await;
+            server.stop();
+            verify::rows_and_files_agree(dir.path(), &world);
+        } else {
+            server.kill();
+            world.take_in(load.stop().await);
+            world.damage(dir.path(), &mut random);
+        }
+    }
+    println!(
+        "{rounds} rounds in {:?}; slowest start {slowest:?}\n{}\nupstream: {} GETs of blobs, {} of them resumed",
+        started.elapsed(),
+        world.tally,
+        registry.asked("/blobs/").len(),
+        registry.asked("/blobs/").iter().filter(|seen| seen.range().is_some()).count(),
+    );
+}
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {value:?}")))
+}
