@@ -32,7 +32,7 @@ pub const CANARY: &str = "canary-5d1f";
 async fn nothing_hostile_is_answered_with_more_than_a_refusal() {
     let scene = Scene::start();
     attack::all(scene.server.address).await;
-    scene.is_unharmed().await;
+    scene.find_unharmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +43,7 @@ async fn nor_through_nginx() {
     attack::all(nginx.address).await;
     nginx.keeps_claims_out().await;
     drop(nginx);
-    scene.is_unharmed().await;
+    scene.find_unharmed().await;
 }
 
 /// A server that trusts the proxy at 127.0.0.2.
@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// Its repositories are there, its log is whole lines of JSON, nothing panicked, and no secret was said.
-    async fn is_unharmed(mut self) {
+    async fn find_unharmed(mut self) {
         let address = self.server.address;
         for name in ["docker-local", "docker-remote"] {
             assert_eq!(get(address, &format!("/api/repository/{name}")).await.0, 200, "{name}");
