@@ -37,6 +37,9 @@ pub(super) fn check(engine: &Engine, caller: &Principal, action: &Action) -> Res
         | Action::RemoveUser(_)
         | Action::Backup
         | Action::Collect { .. }
+        | Action::Scrub
+        | Action::StartScrub { .. }
+        | Action::StopScrub
         | Action::Status => Err(administrators_only()),
     }
 }

@@ -97,6 +97,9 @@ async fn perform(
         }
         Action::Backup => backup::snapshot(engine).await,
         Action::Collect { dry_run } => upkeep::collect(engine, dry_run).await,
+        Action::StartScrub { rate } => upkeep::start_scrub(engine, rate.as_deref()),
+        Action::Scrub => Ok(upkeep::scrub(engine)),
+        Action::StopScrub => Ok(upkeep::stop_scrub(engine)),
         Action::Status => Ok(status(&engine.status().await)),
     }
 }

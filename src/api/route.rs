@@ -39,6 +39,11 @@ pub(super) enum Action {
     Collect {
         dry_run: bool,
     },
+    Scrub,
+    StartScrub {
+        rate: Option<String>,
+    },
+    StopScrub,
     Status,
     ListUsers,
     CreateUser,
@@ -78,6 +83,9 @@ impl Action {
             Self::Purge => ("api.purge", None),
             Self::Backup => ("api.backup", None),
             Self::Collect { .. } => ("api.gc", None),
+            Self::Scrub => ("api.scrub.show", None),
+            Self::StartScrub { .. } => ("api.scrub.start", None),
+            Self::StopScrub => ("api.scrub.stop", None),
             Self::Status => ("api.status", None),
             Self::ListUsers => ("api.user.list", None),
             Self::CreateUser => ("api.user.create", None),
@@ -134,6 +142,15 @@ pub(super) fn route(method: &Method, path: &str, query: Option<&str>) -> Result<
             only(method, &Method::POST)?;
             query.allow(&["dry_run"])?;
             Ok(Action::Collect { dry_run: query.flag("dry_run")? })
+        }
+        ["api", "scrub"] => {
+            query.allow(if *method == Method::POST { &["rate"] } else { &[] })?;
+            match *method {
+                Method::GET => Ok(Action::Scrub),
+                Method::POST => Ok(Action::StartScrub { rate: query.value("rate") }),
+                Method::DELETE => Ok(Action::StopScrub),
+                _ => Err(ApiError::method("GET, POST, DELETE")),
+            }
         }
         ["api", "status"] => {
             only(method, &Method::GET)?;
@@ -241,7 +258,7 @@ fn grants(method: &Method, query: &Query<'_>) -> Result<Action, ApiError> {
 
 fn nowhere() -> ApiError {
     ApiError::not_found("the management API has no such path").with_hint(
-        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/users, /api/users/NAME, \
+        "there are /api/repository, /api/repository/NAME, /api/images, /api/images/REPOSITORY/IMAGE, /api/purge, /api/gc, /api/scrub, /api/users, /api/users/NAME, \
          /api/tokens, /api/tokens/ID, /api/grants, /api/backup and /api/status",
     )
 }

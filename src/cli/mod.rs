@@ -13,6 +13,7 @@ mod output;
 mod people;
 mod purge;
 mod repo;
+mod scrub;
 mod serve;
 mod settings;
 mod wire;
@@ -68,6 +69,8 @@ enum Command {
     Restore(backup::RestoreArgs),
     /// Remove pushed content that no image needs any more
     Gc(gc::Args),
+    /// Hash everything that lies here, and heal what is damaged
+    Scrub(scrub::Args),
     /// Make, list, change and remove users
     #[command(subcommand)]
     User(people::user::Command),
@@ -106,6 +109,7 @@ pub fn run() -> ExitCode {
         Command::Backup(args) => backup::run(&cli.place, &args),
         Command::Restore(args) => backup::restore(&cli.place, &args),
         Command::Gc(args) => gc::run(&cli.place, &args),
+        Command::Scrub(args) => scrub::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),
         Command::Grant(command) => people::grant::run(&cli.place, command),
         Command::Token(command) => people::token::run(&cli.place, &command),

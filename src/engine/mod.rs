@@ -34,6 +34,7 @@ mod repositories;
 mod repository;
 mod resolutions;
 mod room;
+mod scrub;
 mod settings;
 mod shared;
 mod sweep;
@@ -53,8 +54,9 @@ pub use accounts::{
 pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use model::{
-    BlobAnswer, BlobWant, Check, Collected, EngineError, ErrorKind, Manifest, PageQuery, Purge, Purged,
-    ReferrersPage, Scope, Status, StoredImage, StoredTag, TagsPage, Verdict, Want,
+    BlobAnswer, BlobWant, Check, Collected, Damaged, EngineError, ErrorKind, Manifest, PageQuery, Purge,
+    Purged, ReferrersPage, Remedy, Scope, ScrubReport, Status, StoredImage, StoredTag, TagsPage, Verdict,
+    Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::Reader;

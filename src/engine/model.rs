@@ -171,6 +171,48 @@ pub enum Purge {
     Digest(Digest),
 }
 
+/// What a scrub has found so far.
+#[derive(Clone, Debug, Default)]
+pub struct ScrubReport {
+    pub running: bool,
+    /// It came to the end of everything.
+    pub finished: bool,
+    pub failed: Option<String>,
+    pub blobs: u64,
+    pub manifests: u64,
+    /// Hashed, of `total_bytes` that lay here when it began.
+    pub bytes: u64,
+    pub total_bytes: u64,
+    pub damaged_bytes: u64,
+    /// Digests that somebody must push again.
+    pub lost: u64,
+    pub damaged: Vec<Damaged>,
+    /// Damaged as well, and too many to be named.
+    pub unnamed: u64,
+}
+
+/// Bytes that were not what their digest says. They are set aside.
+#[derive(Clone, Debug)]
+pub struct Damaged {
+    pub digest: Digest,
+    pub size: u64,
+    pub manifest: bool,
+    pub remedy: Remedy,
+    /// `repository/image` of those that show it.
+    pub images: Vec<String>,
+}
+
+/// How damaged content comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// It was fetched again and is here.
+    Fetched,
+    /// No remote gave it now: the next pull asks again.
+    NextPull,
+    /// It was pushed here and is nowhere else.
+    PushAgain,
+}
+
 /// What a cleanup removed, or would remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {

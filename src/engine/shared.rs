@@ -17,6 +17,7 @@ use super::model::{EngineError, ErrorKind};
 use super::repositories::Repositories;
 use super::resolutions::Resolutions;
 use super::room::Room;
+use super::scrub::Scrub;
 use super::settings::Settings;
 use super::touched::Touched;
 use super::turns::Turns;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     pub bypass: Arc<Semaphore>,
     /// One cleanup at a time.
     pub cleanup: Mutex<()>,
+    pub scrub: Scrub,
     /// The number of this run.
     pub epoch: u64,
     /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
@@ -87,6 +89,7 @@ impl Shared {
             room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
             cleanup: Mutex::new(()),
+            scrub: Scrub::default(),
             // Never a number of an earlier run: its drafts may still lie here.
             draft_numbers: AtomicU64::new(parts.epoch << 32),
             stamps: AtomicU64::new(0),

@@ -5,6 +5,7 @@
 mod collect;
 mod histories;
 mod model;
+mod scrub;
 #[path = "../support/mod.rs"]
 mod support;
 mod yard;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use binaryrepo::names::Digest;
+use binaryrepo::names::{Algorithm, Digest};
 use bytes::Bytes;
 use fastrand::Rng;
 use serde_json::json;
@@ -23,6 +23,8 @@ const HOME: &str = "/v2/docker-local/team/app";
 const OCTETS: &str = "application/octet-stream";
 /// The server is gone, most likely.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Images that are promised from one cleanup to the next.
+const KEPT: usize = 20;
 const PULLERS: usize = 8;
 const PUSHERS: usize = 3;
 /// Bytes; from those that are answered whole from memory to those that take a while.
@@ -52,17 +54,19 @@ pub struct Tally {
     resumed: usize,
     forgotten: usize,
     damaged: usize,
+    collected: u64,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { whole, broken, refused, pushes, uncertain, resumed, forgotten, damaged } = self;
+        let Self { whole, broken, refused, pushes, uncertain, resumed, forgotten, damaged, collected } = self;
         write!(
             f,
             "pulls: {whole} whole, {broken} broken off by a kill, {refused} refused\n\
              pushes: {pushes} acknowledged, none lost; {uncertain} manifests cut off, none half there\n\
              uploads cut off: {resumed} resumed, {forgotten} forgotten\n\
-             {damaged} cached files damaged between two runs, none served"
+             {damaged} cached files damaged between two runs, none served\n\
+             {collected} bytes of what was deleted collected, and nothing else"
         )
     }
 }
@@ -162,6 +166,29 @@ impl World {
                 assert!(got.is_whole(), "{got:?}");
             }
         }
+    }
+
+    /// Deletes all images but a few and has the server clean up, so that thousands of rounds fit on a disk. What is left
+    /// is promised as before.
+    pub async fn forget_most(&mut self, server: SocketAddr) {
+        let tags = std::mem::take(&mut self.tags);
+        for (number, (tag, manifest)) in tags.into_iter().enumerate() {
+            if number < KEPT {
+                self.tags.insert(tag, manifest);
+                continue;
+            }
+            let digest = Digest::of(Algorithm::Sha256, &manifest);
+            let delete = Ask::new("DELETE", format!("{HOME}/manifests/{digest}"), Bytes::new());
+            let got = delete.send(server, &Bytes::new()).await;
+            assert_eq!(got.status, 202, "{got:?}");
+        }
+        let got = Ask::new("POST", "/api/gc", Bytes::new()).send(server, &Bytes::new()).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        let collected: serde_json::Value = serde_json::from_str(&got.text).unwrap();
+        self.tally.collected += collected["bytes"].as_u64().unwrap();
+        let kept: Vec<_> =
+            self.tags.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
+        self.pushed.retain(|digest, _| kept.iter().any(|manifest| manifest.contains(&digest.to_string())));
     }
 
     pub fn take_in(&mut self, brought: Brought) {

@@ -1,5 +1,6 @@
 //! The real server, killed at random moments while clients pull and push, and started again on what is left. Between
-//! two runs some cached files are damaged, as a power cut might have done.
+//! two runs some cached files are damaged, as a power cut might have done. Now and then most images are deleted and
+//! cleaned up.
 //!
 //! `CRASH_ROUNDS=4000` sets how often (300), `CRASH_SEED=7` replays the choices. `make crash` runs it alone.
 #![expect(clippy::disallowed_methods, reason = "this test looks at the data directory and reads the clock")]
@@ -44,6 +45,8 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
         server.check_promises().await;
         if round % LOOK_EVERY == 0 || round == rounds {
             world.take_in(load.stop().await);
+            world.all_is_there(server.address).await;
+            world.forget_most(server.address).await;
             world.all_is_there(server.address).await;
             server.counts_agree(dir.path()).await;
             server.stop();

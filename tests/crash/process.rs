@@ -37,7 +37,15 @@ impl Process {
         let log = dir.join("server.log");
         let file: File = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(BINARY);
-        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--set", "storage.min_free=0"]);
+        command.env_clear().args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--set",
+            "storage.min_free=0",
+            "--set",
+            "storage.gc_grace=0s",
+        ]);
         command.arg("--data-dir").arg(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());

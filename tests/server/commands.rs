@@ -237,3 +237,17 @@ async fn cleanup_is_asked_for_alike_in_every_way() {
         assert_eq!(way.json(&["gc"]), expected, "{}", way.name);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_is_followed_to_its_end_in_every_way() {
+    let (ways, _dirs, _servers) = ways();
+    for way in &ways {
+        let whole = "checked 0 blobs and 0 manifests, 0 B: 0 damaged\n";
+        assert_eq!(way.good(&["scrub"]), whole, "{}", way.name);
+        assert_eq!(way.good(&["scrub", "--stop"]), "", "{}", way.name);
+        let report = way.json(&["scrub", "--rate", "5MiB"]);
+        assert_eq!((&report["finished"], &report["damaged"]), (&json!(true), &json!([])), "{}", way.name);
+        let refused = way.run(&["scrub", "--rate", "fast"]);
+        assert!(refused.code == 2 && refused.err.contains("not a size"), "{}: {refused:?}", way.name);
+    }
+}

@@ -205,6 +205,28 @@ fn make_newer(file: &Path) {
     write.commit().unwrap();
 }
 
+/// A data directory of every schema that there ever was, and the same twice: after the upgrade it is an ordinary one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_of_every_schema_is_opened_and_served() {
+    for schema in 1..=binaryrepo::meta::SCHEMA {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
+        for _ in 0..2 {
+            let mut server = Process::start(&dir, &[]);
+            assert_eq!(server.get("/readyz").await.status, 200, "{fixture}");
+            let shown = server.get("/api/repository/docker-remote").await.json();
+            assert_eq!(
+                (&shown["username"], &shown["password_set"]),
+                (&json!("somebody"), &json!(true)),
+                "{shown}"
+            );
+            server.signal(Signal::TERM);
+            assert_eq!(server.wait(), 0);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn data_of_a_newer_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();

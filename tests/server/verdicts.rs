@@ -16,7 +16,7 @@ use super::support::upstream::{Options, Registry};
 /// A server with a log of its own, and what was counted when it was last looked at.
 struct Scene {
     server: Process,
-    _dir: TempDir,
+    dir: TempDir,
     /// How often each path was asked for: its lines in the log come in that order.
     asked: Vec<String>,
 }
@@ -29,7 +29,7 @@ impl Scene {
         form["remote_url"] = json!(registry.url().as_str());
         let put = Ask::new("PUT", "/api/repository/docker-remote").json(&form);
         assert_eq!(server.send(put).await.status, 200);
-        Self { server, _dir: dir, asked: Vec::new() }
+        Self { server, dir, asked: Vec::new() }
     }
 
     async fn count(&self, kind: &str, word: &str) -> u64 {
@@ -45,7 +45,7 @@ impl Scene {
         settled(self.server.address).await;
         let before = self.count(kind, word).await;
         let answer = self.server.send(Ask::new(method, path)).await;
-        let what = format!("{method} {path}: {}", answer.all());
+        let what = format!("{method} {path}: {} bytes", answer.body.len());
         assert_eq!((answer.status, answer.cache()), (status, Some(word)), "{what}");
         let number = self.asked.iter().filter(|asked| *asked == path).count();
         self.asked.push(path.to_owned());
@@ -146,6 +146,23 @@ async fn stale_while_the_upstream_fails_and_negative_when_that_is_remembered() {
     assert!(stale.header("warning").unwrap().starts_with("299 - \"stale"), "{:?}", stale.header("warning"));
     scene.expect("HEAD", &tag, 200, "stale").await;
     scene.expect("GET", &blob("redis", &image.layers[0]), 200, "hit").await;
+}
+
+/// A disk that takes no new file: everybody gets it past the cache, every time.
+#[tokio::test(flavor = "multi_thread")]
+async fn bypass_when_nothing_can_be_kept() {
+    let registry = Registry::open().await;
+    let image = Image::new(408, &[400_000]);
+    registry.add_image("library/redis", "7", &image);
+    let mut scene = Scene::new(&registry, json!({})).await;
+    scene.expect("GET", &manifest("redis", "7"), 200, "miss").await;
+    std::fs::remove_dir(scene.dir.path().join("tmp")).unwrap();
+    let layer = blob("redis", &image.layers[0]);
+    for _ in 0..2 {
+        let answer = scene.expect("GET", &layer, 200, "bypass").await;
+        assert!(answer.body == image.layers[0].bytes, "{} bytes", answer.body.len());
+    }
+    assert_eq!(metric(&scene.server.get("/metrics").await, "binaryrepo_cache_bypass_total"), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,11 @@ pub struct Server {
 impl Server {
     /// `change` sets flags and environment. The log goes to `server.log` in the data directory.
     pub fn start(change: impl FnOnce(&mut Command)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), change)
+    }
+
+    /// On a data directory that may be there already.
+    pub fn start_in(dir: TempDir, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(BINARY);
         command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path());
         let log = File::create(dir.path().join("server.log")).unwrap();
@@ -81,8 +85,29 @@ impl Server {
         self.child.id()
     }
 
+    /// At once. What is left is the data.
+    pub fn kill(mut self) -> TempDir {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.keep()
+    }
+
+    /// Ends it in order. What is left is the data.
+    pub fn stop_and_keep(mut self) -> TempDir {
+        assert!(self.end().success());
+        self.keep()
+    }
+
     /// Ends it in order.
     pub fn stop(mut self) -> ExitStatus {
+        self.end()
+    }
+
+    fn keep(&mut self) -> TempDir {
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
+    fn end(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         let since = Instant::now();
         loop {

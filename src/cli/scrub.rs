@@ -1,0 +1,163 @@
+//! Owns `scrub`: begins one, shows how far it is, and says what it found.
+//! Must not know: how anything is checked.
+
+use std::time::Duration;
+
+use binaryrepo::text::human_bytes;
+use http::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+use super::connect::{self, Connection, Target};
+use super::error::CliError;
+use super::output;
+use super::settings::Place;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const BAR: &str = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  binaryrepo scrub                      hash everything that lies here, while the server serves
+  binaryrepo scrub --rate 20MiB         more gently
+  binaryrepo scrub --stop               end the one under way
+
+A damaged cached blob is set aside and fetched again. One that was pushed is set aside, and no longer served: push it
+again. Interrupted, the command leaves the scrub running; called again it shows how far that one is.
+
+Exit codes: 0 all is whole again, 1 something must be pushed again")]
+pub struct Args {
+    /// Bytes a second; 100MiB unless told
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<String>,
+
+    /// End the scrub under way
+    #[arg(long, conflicts_with = "rate")]
+    stop: bool,
+
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    target: Target,
+}
+
+pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
+    connect::run(place, &args.target, async |connection| {
+        if args.stop {
+            connection.call(Method::DELETE, "/api/scrub", None).await?;
+            return Ok(());
+        }
+        let report = connection.get("/api/scrub").await?;
+        if !flag(&report, "running") {
+            connection.call(Method::POST, &path(args.rate.as_deref()), None).await?;
+        }
+        let report = follow(&connection).await?;
+        if args.json {
+            output::json(&report)?;
+        } else {
+            output::text_block(&summary(&report))?;
+        }
+        verdict(&report)
+    })
+}
+
+fn path(rate: Option<&str>) -> String {
+    let encode = |rate: &str| url::form_urlencoded::byte_serialize(rate.as_bytes()).collect::<String>();
+    rate.map_or_else(|| "/api/scrub".to_owned(), |rate| format!("/api/scrub?rate={}", encode(rate)))
+}
+
+/// Until it has ended. The bar is for a terminal; elsewhere nothing is drawn.
+async fn follow(connection: &Connection) -> Result<Value, CliError> {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    loop {
+        let report = connection.get("/api/scrub").await?;
+        bar.set_length(number(&report, "total_bytes"));
+        bar.set_position(number(&report, "bytes"));
+        if let damaged @ 1.. = damaged(&report).len() {
+            bar.set_message(format!(", {damaged} damaged"));
+        }
+        if !flag(&report, "running") {
+            bar.finish_and_clear();
+            return Ok(report);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value.get(name).and_then(Value::as_u64).unwrap_or_default()
+}
+
+fn flag(value: &Value, name: &str) -> bool {
+    value.get(name).and_then(Value::as_bool).unwrap_or_default()
+}
+
+fn damaged(report: &Value) -> &[Value] {
+    report.get("damaged").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn summary(report: &Value) -> String {
+    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
+    let mut out = String::new();
+    for one in damaged(report) {
+        let what = match text(one, "remedy").as_str() {
+            "fetched" => "set aside and fetched again",
+            "next_pull" => "set aside; the next pull fetches it",
+            _ => "LOST: push it again",
+        };
+        let images = one.get("images").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let images: Vec<&str> = images.iter().filter_map(Value::as_str).collect();
+        let of = if images.is_empty() { "no image".to_owned() } else { images.join(", ") };
+        let (kind, digest) = (text(one, "kind"), text(one, "digest"));
+        out.push_str(&format!("{kind} {digest}, {}: {what}\n  of {of}\n", human_bytes(number(one, "bytes"))));
+    }
+    let all = damaged(report).len() as u64 + number(report, "unnamed");
+    let (blobs, manifests) = (number(report, "blobs"), number(report, "manifests"));
+    let bytes = human_bytes(number(report, "bytes"));
+    let ended = if flag(report, "finished") { "checked" } else { "stopped after" };
+    out.push_str(&format!("{ended} {blobs} blobs and {manifests} manifests, {bytes}: {all} damaged\n"));
+    out
+}
+
+fn verdict(report: &Value) -> Result<(), CliError> {
+    if let Some(why) = report.get("failed").and_then(Value::as_str) {
+        return Err(CliError::failed("the scrub did not come to its end").with_cause(why));
+    }
+    match number(report, "lost") {
+        0 => Ok(()),
+        lost => Err(CliError::failed(format!("{lost} pushed blobs or manifests are lost"))
+            .with_hint("push the images named above again; the damaged files lie in quarantine/")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{path, summary, verdict};
+
+    #[test]
+    fn what_was_found_is_said_with_the_images() {
+        let one = |remedy: &str| json!({ "digest": "sha256:ab", "kind": "blob", "bytes": 2048, "remedy": remedy, "images": ["r/a", "r/b"] });
+        let report = json!({ "finished": true, "blobs": 3, "manifests": 2, "bytes": 4096, "lost": 1,
+            "damaged": [one("fetched"), one("push_again")] });
+        let expected = "\
+blob sha256:ab, 2.00 KiB: set aside and fetched again
+  of r/a, r/b
+blob sha256:ab, 2.00 KiB: LOST: push it again
+  of r/a, r/b
+checked 3 blobs and 2 manifests, 4.00 KiB: 2 damaged
+";
+        assert_eq!(summary(&report), expected);
+        assert!(verdict(&report).is_err());
+        assert!(verdict(&json!({ "finished": true, "lost": 0 })).is_ok());
+        assert!(verdict(&json!({ "failed": "the disk" })).is_err());
+        assert_eq!(path(Some("1.5 MiB")), "/api/scrub?rate=1.5+MiB");
+    }
+}
