@@ -44,6 +44,7 @@ cargo-deny: rust
 e2e: dist ## Run the end-to-end tests: real clients, nginx, a real registry (root, Go; installs what they need)
 	@$(need) nginx dockerd=docker.io docker=docker.io iptables docker-compose docker-registry podman buildah skopeo \
 		containerd ctr=containerd debootstrap openssl curl
+	cargo test $(cargo_flags) --test hostile -- --ignored
 	cargo test $(cargo_flags) --test e2e -- $(ARGS)
 
 conformance: dist ## Run the official conformance suite of the OCI distribution-spec, and write docs/conformance.md (Go)

@@ -16,7 +16,8 @@
 //! - [`cache`]: the pure state machine that decides; [`store`]: blobs as files; [`meta`]: rows in redb;
 //!   [`upstream`]: other registries.
 //! - [`backup`]: a directory that a data directory can be made from again.
-//! - [`names`]: values that are right if they exist. [`clock`], [`telemetry`], [`text`]: under everything.
+//! - [`names`]: values that are right if they exist. [`clock`], [`telemetry`], [`text`]: under everything;
+//!   [`planted`]: bugs for tests to find.
 //! - [`config`], [`form`]: what an administrator writes, in files and requests.
 
 pub mod api;
@@ -30,6 +31,7 @@ pub mod form;
 pub mod http;
 pub mod meta;
 pub mod names;
+pub mod planted;
 pub mod reply;
 pub mod store;
 pub mod telemetry;

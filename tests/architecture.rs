@@ -57,15 +57,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("backup", &["store", "meta", "names"]),
     ("reply", &["engine", "names", "telemetry", "clock"]),
     ("form", &["text", "engine", "names"]),
-    ("engine", &["cache", "store", "meta", "upstream", "names", "telemetry", "clock"]),
+    ("engine", &["cache", "store", "meta", "upstream", "names", "telemetry", "clock", "planted"]),
     ("cache", &["clock"]),
-    ("store", &["names", "telemetry", "clock"]),
+    ("store", &["names", "telemetry", "clock", "planted"]),
     ("meta", &["names", "telemetry", "clock"]),
-    ("upstream", &["names", "telemetry", "clock"]),
+    ("upstream", &["names", "telemetry", "clock", "planted"]),
     ("text", &["names"]),
     ("names", &[]),
     ("telemetry", &[]),
     ("clock", &[]),
+    ("planted", &[]),
 ];
 
 /// Outside crates that only some rooms may name.

@@ -14,8 +14,9 @@ use crate::engine::{MAX_MANIFEST, Upload};
 
 /// While a piece is being written the next one gathers, up to this.
 const GATHER: usize = 1 << 20;
-/// What is read of a body that nobody wants: a client that still sends does not hear why it was refused.
-const DRAIN: u64 = 1 << 20;
+/// What is read of a body that nobody wants: a client that still sends does not hear why it was refused, and a proxy
+/// on the way takes us for gone. Room for a manifest that is too long.
+const DRAIN: u64 = 2 * MAX_MANIFEST as u64;
 
 /// Why a body was not read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,16 +107,18 @@ pub async fn append(body: &mut impl Incoming, upload: &mut Upload) -> Result<u64
 }
 
 /// Reads what is left of a small body. Answers whether that was all.
-pub async fn drain(body: &mut impl Incoming) -> bool {
+pub async fn drain(body: &mut (impl Body<Data = Bytes> + Unpin)) -> bool {
     let mut left = DRAIN;
     while !body.is_end_stream() {
         if body.size_hint().lower() > left {
             return false;
         }
-        match next(body).await {
-            Ok(Some(piece)) if (piece.len() as u64) < left => left -= piece.len() as u64,
-            Ok(None) => return true,
-            Ok(Some(_)) | Err(_) => return false,
+        let Some(frame) = body.frame().await else { return true };
+        // Trailers cost nothing.
+        let length = frame.map(|frame| frame.data_ref().map_or(0, |piece| piece.len() as u64));
+        match length {
+            Ok(length) if length < left => left -= length,
+            Ok(_) | Err(_) => return false,
         }
     }
     true

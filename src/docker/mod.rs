@@ -17,7 +17,7 @@ mod upload;
 mod wire;
 
 pub use address::{Site, bare_host};
-pub use body::{BodyFault, Incoming};
+pub use body::{BodyFault, Incoming, drain};
 pub use challenge::BadCredentials;
 pub use permit::Openness;
 pub use token::{MAX_FORM, token, token_path};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::flight::Story;
 use crate::cache::Failure;
+use crate::planted::Bug;
 use crate::upstream::{Kind, Upstream, UpstreamError};
 
 /// Tries of one origin without progress between them.
@@ -57,7 +58,11 @@ impl<'a> Attempts<'a> {
 
     /// This attempt failed.
     pub fn failed(&mut self, error: UpstreamError) {
-        if !error.retryable() {
+        let retryable = match error.kind {
+            Kind::NotFound => Bug::NotFoundRetried.is_planted(),
+            _ => error.retryable() && !Bug::BreakNotRetried.is_planted(),
+        };
+        if !retryable {
             self.tries = TRIES;
         }
         self.note(Verdict::Error(error));
@@ -93,7 +98,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn move_on(&mut self) {
-        self.origin += 1;
+        self.origin = if Bug::MirrorsForgotten.is_planted() { self.origins.len() } else { self.origin + 1 };
         self.tries = 0;
     }
 }
@@ -102,7 +107,7 @@ impl<'a> Attempts<'a> {
 pub(super) fn failure(error: &UpstreamError) -> Failure {
     match error.kind {
         Kind::NotFound | Kind::Denied => Failure::NotFound,
-        Kind::RateLimited => {
+        Kind::RateLimited if !Bug::RateLimitHidden.is_planted() => {
             let span = error.retry_after.unwrap_or(Duration::from_secs(30));
             Failure::RateLimited { retry_after_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX) }
         }
@@ -118,7 +123,8 @@ pub(super) fn failure(error: &UpstreamError) -> Failure {
         | Kind::BadResume
         | Kind::HeadUnsupported
         | Kind::TooLarge
-        | Kind::Slow => Failure::Transport,
+        | Kind::Slow
+        | Kind::RateLimited => Failure::Transport,
     }
 }
 

@@ -15,6 +15,7 @@ use super::shared::Shared;
 use crate::cache::{Failure, Freshness, Refusal, judge};
 use crate::meta::{Batch, CopyRow, DocumentRow, Durability, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, Tag, manifest};
+use crate::planted::Bug;
 
 /// How long a client waits for the upstream when something stale could be served instead.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -97,7 +98,12 @@ impl Engine {
         let stored = row.and_then(|row| {
             let media_type = MediaType::parse(&row.media_type)?;
             // From the future: the clock was set back since. Then it is as old as it seems young.
-            let age = Duration::from_millis(wall.abs_diff(row.checked_ms));
+            let age = if Bug::FutureTagFresh.is_planted() {
+                wall.saturating_sub(row.checked_ms)
+            } else {
+                wall.abs_diff(row.checked_ms)
+            };
+            let age = Duration::from_millis(age);
             Some(Known { resolution: Resolution { digest: row.digest, media_type, size: row.size }, age })
         });
         let seen = self

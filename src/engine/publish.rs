@@ -20,6 +20,7 @@ use crate::meta::{
     RepositoryRow, SessionRow,
 };
 use crate::names::{Digest, RepositoryId};
+use crate::planted::Bug;
 use crate::store::{Draft, Durability};
 
 /// A row that others change at the same time is looked at again this often.
@@ -220,6 +221,9 @@ impl Engine {
 
     /// The copy is ours: the coordinator never evicts it from now on.
     async fn pinned(&self, digest: &Digest, size: u64, repository: RepositoryId) {
+        if Bug::PushNotPinned.is_planted() {
+            return;
+        }
         let key = FlightKey::Content(*digest);
         self.coordination.tell(Event::Added { key, upstream: repository.0, size, pinned: true }).await;
     }

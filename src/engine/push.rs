@@ -144,6 +144,10 @@ fn check(scope: &Scope, push: ManifestPush) -> Result<Checked, EngineError> {
         let message = format!("the manifest that came is {found}, not {digest}");
         return Err(EngineError::new(ErrorKind::DigestMismatch, message));
     }
+    if let Err(error) = std::str::from_utf8(&bytes) {
+        // Where nobody reads it a parser may pass over it; the next client's may not.
+        return Err(invalid(format!("the manifest is no UTF-8 text: {error}")));
+    }
     let view = manifest::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
     let media_type = media_type_of(media_type, &view)?;
     tags.sort();

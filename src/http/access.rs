@@ -126,7 +126,7 @@ enum HeadFault {
     Large,
     #[error("{0} is not served")]
     Method(Method),
-    #[error("chunked is the only transfer coding that is served")]
+    #[error("chunked, said once, is the only transfer coding that is served")]
     Coding,
     #[error("a GET or HEAD has no body")]
     Body,
@@ -142,7 +142,9 @@ fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
         return Err(HeadFault::Method(parts.method.clone()));
     }
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if !codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+    // Said twice it is chunked twice, or once, or an error, as whoever reads it thinks.
+    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
         return Err(HeadFault::Coding);
     }
     if matches!(parts.method, Method::GET | Method::HEAD) && !body.is_end_stream() {

@@ -138,10 +138,13 @@ impl Front {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller, request_id } = arrival;
-        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
-        let form = match body::collect(paced, docker::MAX_FORM).await {
+        let mut paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+        let form = match body::collect(&mut paced, docker::MAX_FORM).await {
             Ok(form) => form,
-            Err(fault) => return closing(door::unread_form(&fault)),
+            Err(fault) => {
+                docker::drain(&mut paced).await;
+                return closing(door::unread_form(&fault));
+            }
         };
         let visit = self.visit(&caller, &parts).await;
         let context = visit.context(self, &caller, &request_id);
@@ -160,20 +163,24 @@ impl Front {
         Reply::json(code, &json!({ "ready": status.ready, "checks": checks })).with_note(Note::of("ready"))
     }
 
-    /// Who may manage is asked before a byte of the body is read.
+    /// Who may manage is asked before a byte of the body is read. What is refused is read on even so, up to a point: a
+    /// proxy whose connection ends while it still sends tells its client that nobody answers here.
     async fn manage<B>(&self, arrival: Arrival<B>) -> Reply
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller, .. } = arrival;
+        let mut paced = Paced::new(body, self.pace, self.envelope.clock.clone());
         let manager = auth::manager(self.engine.accounts(), &self.gate, &caller, &parts.headers).await;
         let principal = match manager {
             Ok(principal) => principal,
-            Err(refusal) => return closing(door::refused(refusal)),
+            Err(refusal) => {
+                docker::drain(&mut paced).await;
+                return closing(door::refused(refusal));
+            }
         };
-        let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
-        match body::collect(paced, management::MAX_BODY).await {
+        match body::collect(&mut paced, management::MAX_BODY).await {
             Ok(body) => {
                 let path = parts.uri.path().to_owned();
                 let query = parts.uri.query().map(str::to_owned);
@@ -184,7 +191,10 @@ impl Front {
                 reply.note.user = Some(user);
                 reply
             }
-            Err(fault) => closing(door::unread(&fault)),
+            Err(fault) => {
+                docker::drain(&mut paced).await;
+                closing(door::unread(&fault))
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use super::redirect::{Trail, is_redirect};
 use super::wire::{Wire, place};
 use crate::clock::Clock;
 use crate::names::ImageName;
+use crate::planted::Bug;
 
 /// What is asked for.
 pub(super) struct Ask {
@@ -128,7 +129,7 @@ impl Answer {
         if !matches!(self.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
             return Err(self.refusal());
         }
-        if is_encoded(&self.headers) {
+        if is_encoded(&self.headers) && !Bug::EncodingAccepted.is_planted() {
             return Err(
                 self.error(Kind::BadResponse, "the answer is encoded, although that was not asked for")
             );
@@ -155,7 +156,7 @@ impl Answer {
     fn refusal(&self) -> UpstreamError {
         match self.status.as_u16() {
             // The signed address has expired, most likely: the registry gives a new one when asked again.
-            401 | 403 if self.foreign => {
+            401 | 403 if self.foreign && !Bug::ExpiredAddressBelieved.is_planted() => {
                 self.error(Kind::Broken, "refuses the address that the registry redirected to")
             }
             401 | 403 | 451 => self.error(Kind::Denied, "refuses access"),

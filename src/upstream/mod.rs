@@ -43,6 +43,7 @@ use self::headers::{ContentRange, is_strong, next_query, strong_etag, text};
 use self::wire::Wire;
 use crate::clock::Clock;
 use crate::names::{Digest, ImageName, MediaType, Reference};
+use crate::planted::Bug;
 
 /// The longest manifest that is read.
 const MOST_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
@@ -272,8 +273,10 @@ fn ascii(text: &str) -> HeaderValue {
 /// The size of the whole, if the answer goes on at `at` and goes on to the end.
 fn continued(answer: &Answer, at: u64, length: Option<u64>) -> Result<u64, UpstreamError> {
     match ContentRange::read(&answer.headers) {
-        Some(ContentRange::Part { first, last, total }) if first == at && last + 1 == total => {
-            if length.is_some_and(|length| length != total - at) {
+        Some(ContentRange::Part { first, last, total })
+            if first == at && last + 1 == total || Bug::ContentRangeNotRead.is_planted() =>
+        {
+            if length.is_some_and(|length| length != total - at) && !Bug::ContentRangeNotRead.is_planted() {
                 return Err(
                     answer.error(Kind::BadResponse, "the length of the part is not that of its range")
                 );

@@ -48,6 +48,10 @@ fn k1(cell: Cell) -> Plan {
         let world = World::new(Setup::default()).await;
         let (gate, mut clients) = at_phase(&world, cell, cell.clients()).await?;
         clients.remove(0).leave().await;
+        if cell.phase == Phase::Head {
+            // It is noticed before the head comes.
+            world.until_waiting(cell.clients() - 1).await?;
+        }
         gate.open();
         let got = all(clients).await;
         world.rest().await?;

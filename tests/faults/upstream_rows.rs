@@ -121,12 +121,11 @@ fn c3(cell: Cell) -> Plan {
         Phase::Head => one(cell, vec![Fault::CloseBeforeHead], whole(2)),
         phase => {
             let at = phase.at(SIZE as u64);
-            let unframed = Fault::All(vec![Fault::NoLength, Fault::CloseAt(at)]);
             each(
                 cell,
                 vec![
                     (Setup::default(), vec![Fault::CloseAt(at)], whole(2)),
-                    (Setup::default(), vec![unframed], whole(2)),
+                    (Setup::default(), vec![Fault::EndAt(at)], whole(2)),
                 ],
             )
         }

@@ -174,13 +174,15 @@ impl World {
     }
 
     pub async fn until(&self, what: &str, mut done: impl AsyncFnMut() -> bool) -> Result<(), String> {
-        for _ in 0..3_000 {
+        // Less where it is known that it will not come.
+        let seconds = std::env::var("FAULTS_PATIENCE_S").map_or(30, |seconds| seconds.parse().unwrap());
+        for _ in 0..seconds * 100 {
             if done().await {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(format!("not within half a minute: {what}"))
+        Err(format!("not within {seconds} seconds: {what}"))
     }
 
     /// Waits until so many wait for the head of the fetch.

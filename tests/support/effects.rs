@@ -85,6 +85,10 @@ impl Effects {
             Fault::ResetBeforeHead => self.hang_up = Some(true),
             Fault::StallAt(at) => self.stop = stop(at, Ending::Stall, false),
             Fault::CloseAt(at) => self.stop = stop(at, Ending::Break, false),
+            Fault::EndAt(at) => {
+                self.stop = stop(at, Ending::Complete, false);
+                self.no_length = true;
+            }
             Fault::ResetAt(at) => self.stop = stop(at, Ending::Break, true),
             Fault::WrongByteAt(at) => self.wrong_byte = Some(at),
             Fault::Longer(by) => self.longer = by,

@@ -52,6 +52,8 @@ pub enum Fault {
     StallAt(u64),
     /// Sends this many bytes of the body, then closes the connection.
     CloseAt(u64),
+    /// Sends this many bytes of the body as if that were all, without a Content-Length.
+    EndAt(u64),
     /// Sends this many bytes of the body, then resets the connection.
     ResetAt(u64),
     /// Changes the byte at this offset of the body.

@@ -18,6 +18,7 @@ use super::shared::Shared;
 use crate::cache::Failure;
 use crate::meta::{LinkRow, MetaExt as _};
 use crate::names::Digest;
+use crate::planted::Bug;
 use crate::store::{Checkpoint, Draft, Durability, Trouble};
 use crate::upstream::UpstreamError;
 
@@ -78,6 +79,9 @@ pub(super) async fn run(
     };
     match ended {
         Ok(size) => guard.done(size, None),
+        Err(Ended { failure: Failure::NoSpace, .. }) if Bug::FullDiskRefuses.is_planted() => {
+            guard.failed(Failure::Transport, None);
+        }
         Err(ended) => guard.failed(ended.failure, ended.story),
     }
 }
@@ -160,7 +164,9 @@ impl Fill {
                 pulled = self.attempt(origin, pause) => pulled,
             };
             match pulled {
-                Ok(()) if self.draft.digest() == self.digest => return self.publish().await,
+                Ok(()) if self.draft.digest() == self.digest || Bug::DigestNotCompared.is_planted() => {
+                    return self.publish().await;
+                }
                 Ok(()) | Err(Stopped::Mismatch) => {
                     let times = attempts.mismatched();
                     self.mismatched(origin, times);
@@ -234,8 +240,10 @@ impl Fill {
     async fn unkept(self, error: io::Error) -> Ended {
         cannot_keep(&self.shared, &self.digest, self.draft.len(), &error);
         let salvage = Salvage { at: self.draft.len(), hasher: self.draft.hasher() };
-        // Set once only: this is an end.
-        let _ = self.salvage.set(salvage);
+        if !Bug::SalvageForgotten.is_planted() {
+            // Set once only: this is an end.
+            let _ = self.salvage.set(salvage);
+        }
         self.notes.forget(self.draft.id()).await;
         self.draft.fail(format!("the draft cannot be written: {error}").into());
         Ended::UNKEPT
@@ -243,7 +251,7 @@ impl Fill {
 
     async fn put_down(mut self) -> Ended {
         let checkpoint = self.draft.checkpoint();
-        if checkpoint.len == 0 {
+        if checkpoint.len == 0 || Bug::DraftNotKept.is_planted() {
             self.draft.fail("the server is stopping".into());
             return Ended::DIED;
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::{Fill, Stopped};
+use crate::planted::Bug;
 use crate::store::Trouble;
 use crate::upstream::{BlobResponse, Kind, Resume, Upstream, UpstreamError};
 
@@ -45,17 +46,22 @@ impl Fill {
             }
         }
         match size {
-            Some(size) if self.draft.len() < size => Err(Stopped::Upstream(UpstreamError::broken(format!(
-                "{} ended the blob after {} of {size} bytes",
-                origin.host_label(),
-                self.draft.len()
-            )))),
+            Some(size) if self.draft.len() < size && !Bug::ShortBodyTakenForWhole.is_planted() => {
+                Err(Stopped::Upstream(UpstreamError::broken(format!(
+                    "{} ended the blob after {} of {size} bytes",
+                    origin.host_label(),
+                    self.draft.len()
+                ))))
+            }
             _ => Ok(()),
         }
     }
 
     fn take(&self, mut chunk: Bytes, skip: &mut u64, batch: &mut Vec<Bytes>) -> usize {
         self.shared.metrics.bytes_from_upstream(self.repository.name.as_str(), chunk.len() as u64);
+        if Bug::ResumeNotSkipped.is_planted() {
+            *skip = 0;
+        }
         let dropped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.len());
         *skip -= dropped as u64;
         let kept = chunk.split_off(dropped);
@@ -97,6 +103,7 @@ impl Fill {
     async fn agree_on_size(&mut self, response: &BlobResponse) -> Result<(), Stopped> {
         if let (Some(expected), Some(size)) = (self.expected, response.size)
             && expected != size
+            && !Bug::SizeNotAgreed.is_planted()
         {
             return Err(Stopped::Upstream(UpstreamError::bad_response(format!(
                 "the upstream says the blob has {size} bytes, its manifest says {expected}"

@@ -1,0 +1,67 @@
+//! Sends vectors and judges what comes back.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::CANARY;
+use super::vectors::{self, Vector};
+
+/// No answer takes as long, unless the other side hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// For a second answer, to what was hidden in a request.
+const AFTERWARDS: Duration = Duration::from_millis(300);
+
+/// All vectors at once.
+pub async fn all(to: SocketAddr) {
+    let mut running: JoinSet<_> = vectors::all().into_iter().map(|vector| judge(to, vector)).collect();
+    let mut bad = Vec::new();
+    while let Some(judged) = running.join_next().await {
+        bad.extend(judged.unwrap().err());
+    }
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+}
+
+async fn judge(to: SocketAddr, vector: Vector) -> Result<(), String> {
+    let said = exchange(to, &vector.bytes).await;
+    let text = String::from_utf8_lossy(&said);
+    let wrong = |what: &str| {
+        let shown: String = text.chars().take(300).collect();
+        Err(format!("row {}, {}: {what}: {shown:?}", vector.row, vector.what))
+    };
+    let statuses: Vec<u16> =
+        text.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.get(..3)?.parse().ok()).collect();
+    match statuses[..] {
+        // Not even worth an answer.
+        [] if vector.may_be_silent => return Ok(()),
+        [] => return wrong("no answer"),
+        [status] if !vector.allowed.contains(&status) => return wrong("an answer that should not be"),
+        [_] => {}
+        _ => return wrong("more than one answer"),
+    }
+    if text.contains(CANARY) {
+        return wrong("the secret comes back");
+    }
+    Ok(())
+}
+
+/// All that comes back, until the connection ends or nothing more comes.
+async fn exchange(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    // Who refuses early may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut said = Vec::new();
+    let mut patience = PATIENCE;
+    while let Ok(Ok(read)) = timeout(patience, stream.read_buf(&mut said)).await
+        && read > 0
+    {
+        if said.windows(4).any(|four| four == b"\r\n\r\n") {
+            patience = AFTERWARDS;
+        }
+    }
+    said
+}
