@@ -7,5 +7,7 @@ pub mod figures;
 pub mod load;
 pub mod nginx;
 pub mod process;
+pub mod pusher;
+pub mod registry;
 #[path = "../../tests/support/mod.rs"]
 pub mod scripted;

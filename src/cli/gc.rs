@@ -50,8 +50,8 @@ fn sentence(answer: &Value, dry_run: bool) -> String {
     let verb = if dry_run { "would remove" } else { "removed" };
     let bytes = human_bytes(number("bytes"));
     format!(
-        "{verb} {manifests} manifests, {blobs} blobs and {uploads} unfinished uploads, {bytes} ({links} unneeded entries of \
-         images)"
+        "{verb} {bytes}: manifests {manifests}, blobs {blobs}, unfinished uploads {uploads}, unneeded entries of images \
+         {links}"
     )
 }
 
@@ -65,8 +65,10 @@ mod tests {
     fn it_says_what_went() {
         let answer = json!({ "uploads": 1, "links": 3, "manifests": 1, "blobs": 2, "bytes": 2048 });
         let text = sentence(&answer, false);
-        assert!(text.starts_with("removed 1 manifests, 2 blobs and 1 unfinished uploads, 2.0 KiB"), "{text}");
-        assert!(sentence(&answer, true).starts_with("would remove 1"));
+        let expected =
+            "removed 2.00 KiB: manifests 1, blobs 2, unfinished uploads 1, unneeded entries of images 3";
+        assert_eq!(text, expected);
+        assert!(sentence(&answer, true).starts_with("would remove 2.00 KiB"));
         assert!(sentence(&json!({}), false).starts_with("nothing to remove"));
     }
 }
