@@ -26,12 +26,14 @@ use crate::upstream::UpstreamError;
 struct Ended {
     failure: Failure,
     story: Option<Story>,
+    /// What its readers hold, and what they hear of it.
+    draft: Option<(Draft, Arc<str>)>,
 }
 
 impl Ended {
     /// Nothing can be kept now: whoever waits goes past the cache.
-    const UNKEPT: Self = Self { failure: Failure::NoSpace, story: None };
-    const DIED: Self = Self { failure: Failure::Died, story: None };
+    const UNKEPT: Self = Self { failure: Failure::NoSpace, story: None, draft: None };
+    const DIED: Self = Self { failure: Failure::Died, story: None, draft: None };
 }
 
 /// Why one attempt stopped.
@@ -82,7 +84,13 @@ pub(super) async fn run(
         Err(Ended { failure: Failure::NoSpace, .. }) if Bug::FullDiskRefuses.is_planted() => {
             guard.failed(Failure::Transport, None);
         }
-        Err(ended) => guard.failed(ended.failure, ended.story),
+        Err(Ended { failure, story, draft }) => {
+            // In this order: a reader who had nothing of it asks again, and must hear why, not find it once more.
+            guard.failed(failure, story);
+            if let Some((draft, why)) = draft {
+                draft.fail(why);
+            }
+        }
     }
 }
 
@@ -263,21 +271,17 @@ impl Fill {
     }
 
     async fn give_up(self, verdict: Option<Verdict>) -> Ended {
-        let ended = match verdict {
-            Some(Verdict::Error(error)) => {
-                Ended { failure: attempts::failure(&error), story: Some(attempts::story(&error)) }
-            }
+        let (failure, story) = match verdict {
+            Some(Verdict::Error(error)) => (attempts::failure(&error), Some(attempts::story(&error))),
             Some(Verdict::Mismatch) => {
                 let message = "the upstream sent other bytes than the digest names".into();
-                let story = Story { message, timed_out: false };
-                Ended { failure: Failure::Mismatch, story: Some(story) }
+                (Failure::Mismatch, Some(Story { message, timed_out: false }))
             }
-            None => Ended { failure: Failure::Transport, story: None },
+            None => (Failure::Transport, None),
         };
-        let why = ended.story.as_ref().map_or("the fetch failed".into(), |story| Arc::clone(&story.message));
+        let why = story.as_ref().map_or("the fetch failed".into(), |story| Arc::clone(&story.message));
         self.notes.forget(self.draft.id()).await;
-        self.draft.fail(why);
-        ended
+        Ended { failure, story, draft: Some((self.draft, why)) }
     }
 }
 
