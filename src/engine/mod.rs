@@ -161,7 +161,9 @@ impl Engine {
         Ok(engine)
     }
 
+    /// As they are at this moment.
     pub fn metrics(&self) -> &Arc<Metrics> {
+        self.shared.metrics.meta_commits(self.shared.meta.commits());
         &self.shared.metrics
     }
 

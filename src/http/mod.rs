@@ -109,7 +109,7 @@ impl Front {
             Door::Health => door::health(),
             // Boxed: rare and large, and the future of every pull would be as large.
             Door::Ready => Box::pin(self.ready(&caller)).await,
-            Door::Metrics => door::scrape(&self.envelope.metrics),
+            Door::Metrics => door::scrape(self.engine.metrics()),
             Door::Management => Box::pin(self.manage(Arrival { parts, body, caller, request_id })).await,
             Door::Token => Box::pin(self.token(Arrival { parts, body, caller, request_id })).await,
             Door::Registry => {

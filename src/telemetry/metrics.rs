@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -285,8 +286,9 @@ impl Metrics {
         self.invariant_violations.inc();
     }
 
-    pub fn meta_commit(&self) {
-        self.meta_commits.inc();
+    /// So many in all.
+    pub fn meta_commits(&self, total: u64) {
+        self.meta_commits.inner().fetch_max(total, Ordering::Relaxed);
     }
 
     pub fn set_counts(&self, counts: CacheGauges) {

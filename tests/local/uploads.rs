@@ -271,7 +271,7 @@ async fn many_push_at_once() {
     no_draft_is_left(&house).await;
     // The same commits serve many.
     let commits = house.metric("binaryrepo_meta_commits_total").await;
-    assert!(commits < 64 * 6, "{commits} commits");
+    assert!((1..64 * 6).contains(&commits), "{commits} commits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
