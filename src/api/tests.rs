@@ -1,3 +1,5 @@
+//! The management API by its routes and error answers, without a server.
+
 use http::header::{ALLOW, RETRY_AFTER};
 use http::{Method, StatusCode};
 use serde_json::Value;

@@ -1,3 +1,5 @@
+//! What a repository's JSON form takes, refuses and shows.
+
 use serde_json::Value;
 
 use super::*;

@@ -145,14 +145,45 @@ impl Store for FsStore {
 }
 
 #[cfg(test)]
-impl FsStore {
-    /// A draft that writes to `file`, wherever that lies.
-    pub(super) fn draft_over(&self, id: DraftId, file: std::fs::File) -> Draft {
-        Draft::new(self.parts(id, file), Algorithm::Sha256)
+mod tests {
+    use std::future::poll_fn;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::Reader;
+
+    const MIB: usize = 1 << 20;
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "a device stands for the full disk")]
+    async fn a_full_disk_leaves_the_draft_as_it_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = FsStore::open(dir.path()).expect("a store");
+        let device = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the device");
+        let mut draft = Draft::new(store.parts(DraftId(1), device), Algorithm::Sha256);
+        let error = draft.append(vec![Bytes::from_static(b"no room")]).await.expect_err("a full disk");
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!((draft.len(), draft.digest()), (0, Digest::of(Algorithm::Sha256, b"")));
     }
 
-    /// One for the store, one for each open file, one for each chunk that is still alive.
-    pub(super) fn buffer_holders(&self) -> usize {
-        Arc::strong_count(&self.buffers)
+    #[tokio::test]
+    async fn stalled_readers_hold_no_buffer() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = FsStore::open(dir.path()).expect("a store");
+        // One for the store, one for each open file, one for each chunk that is still alive.
+        let holders = || Arc::strong_count(&store.buffers);
+        let mut draft = store.create_draft(DraftId(1), Algorithm::Sha256).expect("a draft");
+        draft.announce(Some(MIB as u64));
+        draft.append(vec![Bytes::from(vec![7; MIB])]).await.expect("room");
+        let at_rest = holders();
+        let mut readers: Vec<_> = (0..500).map(|_| draft.tail().reader(0, None)).collect();
+        for reader in &mut readers {
+            let bytes = poll_fn(|cx| reader.poll_chunk(cx, 64 << 10)).await.expect("a chunk").expect("whole");
+            assert_eq!(holders(), at_rest + 1, "the chunk itself is the loan");
+            drop(bytes);
+        }
+        assert_eq!(holders(), at_rest);
+        assert!(size_of::<Reader>() <= 192, "{}", size_of::<Reader>());
     }
 }

@@ -9,8 +9,6 @@ mod fs;
 mod layout;
 mod reader;
 mod tail;
-#[cfg(test)]
-mod tests;
 mod trouble;
 mod writer;
 

@@ -16,13 +16,13 @@ use crate::store::FsStore;
 use crate::telemetry::Metrics;
 
 async fn shared(dir: &TempDir) -> Arc<Shared> {
-    let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).unwrap();
+    let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).expect("metadata");
     let meta: Arc<dyn Meta> = Arc::new(meta);
     let (clock, settings) = (Clock::new(), Settings::default());
     Arc::new(Shared::new(Parts {
-        repositories: Repositories::load(&meta, &clock, settings.timeouts).unwrap(),
-        store: Arc::new(FsStore::open(dir.path()).unwrap()),
-        accounts: Accounts::load(&meta, &clock).await.unwrap(),
+        repositories: Repositories::load(&meta, &clock, settings.timeouts).expect("no repositories"),
+        store: Arc::new(FsStore::open(dir.path()).expect("a store")),
+        accounts: Accounts::load(&meta, &clock).await.expect("no accounts"),
         metrics: Metrics::new(),
         epoch: opened.epoch,
         trusted_since: opened.epoch,
@@ -35,7 +35,7 @@ async fn shared(dir: &TempDir) -> Arc<Shared> {
 fn join(name: &[u8]) -> Join {
     Join {
         key: FlightKey::Content(Digest::of(Algorithm::Sha256, name)),
-        source: Source { repository: RepositoryId(1), image: "a/b".parse().unwrap() },
+        source: Source { repository: RepositoryId(1), image: "a/b".parse().expect("a name") },
         proven: true,
         negative: Duration::ZERO,
         deadline: None,
@@ -46,7 +46,7 @@ fn join(name: &[u8]) -> Join {
 /// then its Join waited for an answer that nobody wanted.
 #[tokio::test]
 async fn who_leaves_before_being_heard_is_not_waited_for() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let shared = shared(&dir).await;
     let coordination = Coordination::start(&shared);
     {
@@ -62,13 +62,13 @@ async fn who_leaves_before_being_heard_is_not_waited_for() {
 /// However many wait, the reports of those who serve them find a place.
 #[tokio::test]
 async fn waiters_leave_room_for_those_who_serve_them() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a directory");
     let shared = shared(&dir).await;
     let coordination = Coordination::start(&shared);
-    let taken = coordination.reports.reserve_many(REPORTS - KEPT + 1).await.unwrap();
+    let taken = coordination.reports.reserve_many(REPORTS - KEPT + 1).await.expect("an actor");
     assert!(coordination.join(join(b"2")).await.is_err());
     drop(taken);
     // Nobody knows the repository.
-    let joined = coordination.join(join(b"2")).await.unwrap();
+    let joined = coordination.join(join(b"2")).await.expect("an answer");
     assert!(matches!(joined, Joined::Refused { why: Refusal::Failed(Failure::NotFound), .. }), "{joined:?}");
 }

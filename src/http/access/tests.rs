@@ -1,3 +1,5 @@
+//! The envelope of a request: its log line, its id, its counts, a panic inside.
+
 use std::io;
 use std::sync::Mutex;
 

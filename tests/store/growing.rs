@@ -230,29 +230,3 @@ async fn a_reservation_beyond_the_disk_says_that_it_is_full() {
     draft.append(vec![Bytes::from_static(b"goes on")]).await.unwrap();
     assert_eq!(draft.publish(&digest(b"goes on"), Durability::Durable).await.unwrap().size(), 7);
 }
-
-#[tokio::test]
-async fn a_full_disk_leaves_the_draft_as_it_was() {
-    let house = House::new();
-    let device = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let mut draft = house.store.draft_over(DraftId(1), device);
-    let error = draft.append(vec![Bytes::from_static(b"no room")]).await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-    assert_eq!((draft.len(), draft.digest()), (0, digest(b"")));
-}
-
-#[tokio::test]
-async fn stalled_readers_hold_no_buffer() {
-    let house = House::new();
-    let content = content(MIB);
-    let draft = house.filled(1, &content).await;
-    let at_rest = house.store.buffer_holders();
-    let mut readers: Vec<_> = (0..500).map(|_| draft.tail().reader(0, None)).collect();
-    for reader in &mut readers {
-        let bytes = next(reader).await.unwrap().unwrap();
-        assert_eq!(house.store.buffer_holders(), at_rest + 1, "the chunk itself is the loan");
-        drop(bytes);
-    }
-    assert_eq!(house.store.buffer_holders(), at_rest);
-    assert!(size_of::<Reader>() <= 192, "{}", size_of::<Reader>());
-}

@@ -1,4 +1,4 @@
-//! What the store promises, tried on a real file system.
+//! What the store promises, through its public face, on a real file system.
 
 #![expect(clippy::disallowed_methods, reason = "these tests plant and damage files behind the store's back")]
 
@@ -16,7 +16,8 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use super::*;
+use binaryrepo::names::{Algorithm, Digest};
+use binaryrepo::store::*;
 
 mod growing;
 mod resting;
