@@ -112,7 +112,7 @@ impl Taking {
         let to = store(dir)?;
         // What an interrupted backup was writing.
         let mut drafts = Vec::new();
-        to.scan_drafts(&mut |id| drafts.push(id)).map_err(failed)?;
+        to.scan_drafts(&mut |id, _| drafts.push(id)).map_err(failed)?;
         drafts.iter().try_for_each(|id| to.remove_draft(*id).map(drop)).map_err(failed)?;
         Ok(Self {
             dir: dir.to_owned(),

@@ -51,10 +51,10 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
     sweep::each::<DraftRow>(shared, |id, row| {
         known.insert(id, row);
     })?;
-    let uploads: HashSet<_> = uploads::take_stock(shared)?.into_iter().collect();
+    let uploads = uploads::take_stock(shared)?;
     let oldest = oldest_draft(shared);
     let (mut remove, mut rows) = (Vec::new(), Vec::new());
-    shared.store.scan_drafts(&mut |id| match known.remove(&id.0) {
+    shared.store.scan_drafts(&mut |id, size| match known.remove(&id.0) {
         Some(row) if row.created_ms >= oldest.0 => {
             let (digest, noted) = (row.digest, UnixMillis(row.created_ms));
             let checkpoints = row
@@ -64,8 +64,10 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
             let leftover = Leftover { id, checkpoints: checkpoints.collect(), noted };
             remove.extend(shared.drafts.leave(digest, leftover).map(|other| (other.id, true)));
         }
-        _ if uploads.contains(&id) => {}
-        row => remove.push((id, row.is_some())),
+        row => match uploads.get(&id) {
+            Some(session) => session.set_len(size),
+            None => remove.push((id, row.is_some())),
+        },
     })?;
     rows.extend(known.into_keys());
     for (id, has_row) in &remove {

@@ -195,16 +195,17 @@ pub(super) async fn used(shared: &Shared, session: &Session, algorithm: Algorith
     }
 }
 
-/// Makes the sessions of earlier runs known. Answers the drafts that are theirs.
-pub(super) fn take_stock(shared: &Shared) -> Result<Vec<DraftId>, EngineError> {
-    let mut drafts = Vec::new();
+/// Makes the sessions of earlier runs known. Answers them by the drafts that are theirs.
+pub(super) fn take_stock(shared: &Shared) -> Result<HashMap<DraftId, Arc<Session>>, EngineError> {
+    let mut drafts = HashMap::new();
     sweep::each::<SessionRow>(shared, |id, row| {
         let image = Source { repository: row.repository, image: row.image };
         let draft = DraftId(row.draft);
-        let session =
-            Session::new(id, (image, row.owner), draft, State::Left(row.algorithm), UnixMillis(row.used_ms));
-        shared.uploads.live.insert(id, Arc::new(session));
-        drafts.push(draft);
+        let state = State::Left(row.algorithm);
+        let session = Session::new(id, (image, row.owner), draft, state, UnixMillis(row.used_ms));
+        let session = Arc::new(session);
+        shared.uploads.live.insert(id, Arc::clone(&session));
+        drafts.insert(draft, session);
     })?;
     Ok(drafts)
 }

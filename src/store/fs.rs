@@ -124,7 +124,7 @@ impl Store for FsStore {
         self.layout.scan(each)
     }
 
-    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()> {
+    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId, u64)) -> io::Result<()> {
         self.layout.scan_drafts(each)
     }
 

@@ -259,10 +259,10 @@ impl Layout {
         Ok(())
     }
 
-    pub(super) fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()> {
+    pub(super) fn scan_drafts(&self, each: &mut dyn FnMut(DraftId, u64)) -> io::Result<()> {
         self.list(TMP, |name, _, stat| {
             if let Some(id) = draft_id(name).filter(|_| is_file(stat)) {
-                each(id);
+                each(id, size(stat));
             }
         })
     }

@@ -68,8 +68,8 @@ pub trait Store: Send + Sync + 'static {
     fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
     /// Lists the blobs, and what is not ours, for the boot.
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;
-    /// Lists the drafts that earlier runs left.
-    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId)) -> io::Result<()>;
+    /// Lists the drafts that earlier runs left, and how large their files are.
+    fn scan_drafts(&self, each: &mut dyn FnMut(DraftId, u64)) -> io::Result<()>;
     fn space(&self) -> io::Result<Space>;
     /// Makes everything published so far survive a power cut.
     fn sync_all(&self) -> io::Result<()>;

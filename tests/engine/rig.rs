@@ -98,17 +98,29 @@ impl Disk {
 
 /// Holds up whoever comes, until it is opened; ten seconds at most, so that a failed test ends.
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+pub struct Gate(Arc<(Mutex<Latch>, Condvar)>);
+
+#[derive(Default)]
+struct Latch {
+    open: bool,
+    reached: bool,
+}
 
 impl Gate {
     pub fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
+        self.0.0.lock().unwrap().open = true;
         self.0.1.notify_all();
     }
 
+    /// Whether somebody came to it.
+    pub fn is_reached(&self) -> bool {
+        self.0.0.lock().unwrap().reached
+    }
+
     fn wait(&self) {
-        let open = self.0.0.lock().unwrap();
-        drop(self.0.1.wait_timeout_while(open, Duration::from_secs(10), |open| !*open));
+        let mut latch = self.0.0.lock().unwrap();
+        latch.reached = true;
+        drop(self.0.1.wait_timeout_while(latch, Duration::from_secs(10), |latch| !latch.open));
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::client::{Answer, Ask};
-use super::pusher::{Pusher, blob, manifest, once_free};
+use super::pusher::{Pusher, blob, manifest, once_free, until};
 use super::rig::{Disk, Gate, Ledger, Mood};
 use super::support::image::{Content, Image};
 use super::workshop::Workshop;
@@ -149,11 +149,12 @@ async fn a_client_that_stops_waiting_finds_its_upload_again() {
     let (server, _) = Workshop::open(dir, disk, |meta| Ledger::over(meta).into()).await;
     server.disk.hold_after(0, Call::Open, &gate);
     let mut impatient = TcpStream::connect(server.address).await.unwrap();
-    let head = format!("GET {location} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n");
     impatient.write_all(head.as_bytes()).await.unwrap();
     let client = Pusher(server.address);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    // It is being read for that one: nobody else waits for the gate.
+    until(async || gate.is_reached().then_some(())).await;
+    // It is being read for that one: nobody else waits for the gate, and who only asks is told at once.
+    assert_eq!(client.get(&location).await.header("range"), Some("0-99999"));
     let other = client.chunk(&location, "100000-100000", &content.bytes[100_000..=100_000]).await;
     assert_eq!(other.code(), (416, "RANGE_INVALID".to_owned()));
     drop(impatient);

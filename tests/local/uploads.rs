@@ -138,12 +138,10 @@ async fn who_comes_while_another_writes_is_out_of_order() {
     let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhello");
     first.write_all(head.as_bytes()).await.unwrap();
     // Until the first one holds it.
-    let refused = until(async || {
-        let answer = client.chunk(&location, "900-900", b"x").await;
-        (answer.header("range") == Some("0-4")).then_some(answer)
-    })
-    .await;
+    until(async || (client.get(&location).await.header("range") == Some("0-4")).then_some(())).await;
+    let refused = client.chunk(&location, "5-9", b"hello").await;
     assert_eq!(refused.code(), (416, "RANGE_INVALID".to_owned()));
+    assert_eq!(refused.header("range"), Some("0-4"));
     let digest = Digest::of(Algorithm::Sha256, b"hellohello");
     assert_eq!(client.finish(&location, &digest, &[]).await.status, 416);
     assert_eq!(client.get(&location).await.header("range"), Some("0-4"));
@@ -151,6 +149,34 @@ async fn who_comes_while_another_writes_is_out_of_order() {
     drop(first);
     let answer = once_free(async || client.chunk(&location, "5-9", b"hello").await).await;
     assert_eq!(answer.status, 202, "{}", answer.all());
+    assert_eq!(client.finish(&location, &digest, &[]).await.status, 201);
+}
+
+/// A progress bar beside an upload asks again and again. It once took the upload for that moment, and what was
+/// written in it was refused as out of order.
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_how_far_an_upload_is_stands_in_nobodys_way() {
+    let house = House::new().await;
+    let client = Pusher(house.address);
+    let location = client.begin("asked").await;
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let location = location.clone();
+        asking.spawn(async move {
+            loop {
+                assert_eq!(client.get(&location).await.status, 204);
+            }
+        });
+    }
+    for at in 0..200 {
+        let answer = client.chunk(&location, &format!("{at}-{at}"), b"x").await;
+        assert_eq!(answer.status, 202, "byte {at}: {}", answer.all());
+    }
+    asking.abort_all();
+    while let Some(ended) = asking.join_next().await {
+        assert!(ended.is_err_and(|error| error.is_cancelled()), "every question was answered");
+    }
+    let digest = Digest::of(Algorithm::Sha256, &[b'x'; 200]);
     assert_eq!(client.finish(&location, &digest, &[]).await.status, 201);
 }
 

@@ -254,8 +254,8 @@ async fn the_scan_finds_blobs_drafts_and_what_is_not_ours() {
         .collect();
     assert_eq!(found, BTreeSet::from(foreign));
     let mut drafts = Vec::new();
-    house.store.scan_drafts(&mut |id| drafts.push(id)).unwrap();
-    assert_eq!(drafts, [DraftId(7)]);
+    house.store.scan_drafts(&mut |id, size| drafts.push((id, size))).unwrap();
+    assert_eq!(drafts, [(DraftId(7), "half".len() as u64)]);
 }
 
 #[tokio::test]
