@@ -72,6 +72,8 @@ pub struct Started {
     pub data_dir: PathBuf,
     /// The data directory was made just now.
     pub created: bool,
+    /// From which schema its metadata was upgraded, if it was.
+    pub upgraded_from: Option<u32>,
     pub free_bytes: u64,
     /// What cached content may take.
     pub limit_bytes: u64,
@@ -137,6 +139,7 @@ pub async fn serve(
         address,
         data_dir: config.storage.path.clone(),
         created,
+        upgraded_from: engine.upgraded_from(),
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
         repositories: engine.repositories().list().iter().map(|one| listed(one)).collect(),

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use binaryrepo::meta::SCHEMA;
+use binaryrepo::names::{Algorithm, Digest};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use rustix::process::Signal;
 use serde_json::json;
@@ -198,33 +200,97 @@ fn make_newer(file: &Path) {
     {
         let mut table = write.open_table(SETTINGS).unwrap();
         let row = table.get(key.as_slice()).unwrap().unwrap().value().to_vec();
-        let newer = String::from_utf8_lossy(&row).replace('1', "2");
-        assert_ne!(row, newer.as_bytes(), "the number is not where this test looks");
-        table.insert(key.as_slice(), newer.as_bytes()).unwrap();
+        let (now, next) = (SCHEMA.to_string(), (SCHEMA + 1).to_string());
+        let newer = String::from_utf8_lossy(&row[1..]).replace(&now, &next);
+        let newer = [&row[..1], newer.as_bytes()].concat();
+        assert_ne!(row, newer, "the number is not where this test looks");
+        table.insert(key.as_slice(), newer.as_slice()).unwrap();
     }
     write.commit().unwrap();
+}
+
+/// A data directory with the metadata of a fixture, and the one blob that it tells of.
+fn of_schema(schema: u32) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
+    std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
+    let layer = Digest::of(Algorithm::Sha512, b"layer");
+    let shard = dir.path().join("cas/sha512").join(&layer.hex()[..2]);
+    std::fs::create_dir_all(&shard).unwrap();
+    std::fs::write(shard.join(layer.hex()), "layer").unwrap();
+    dir
+}
+
+/// All that a fixture tells of, with its upstream gone.
+async fn serves_the_fixture(server: &Process) {
+    assert_eq!(server.get("/readyz").await.status, 200);
+    let shown = server.get("/api/repository/docker-remote").await.json();
+    assert_eq!((&shown["username"], &shown["password_set"]), (&json!("somebody"), &json!(true)), "{shown}");
+    let users = server.get("/api/users").await.json();
+    assert_eq!(users["users"][0]["name"], "ada", "{users}");
+    // What it was asked for last is years ago, so only a tag that stays fresh for longer needs no upstream.
+    let put = Ask::new("PUT", "/api/repository/docker-remote").json(&json!({ "tag_ttl": "3650d" }));
+    assert_eq!(server.send(put).await.status, 200);
+    let by_tag = server.get(&manifest("redis", "7.2")).await;
+    assert_eq!((by_tag.cache(), &by_tag.body[..]), (Some("hit"), &b"{\"layers\":[]}"[..]), "{}", by_tag.all());
+    let layer = Digest::of(Algorithm::Sha512, b"layer");
+    let path = format!("/v2/docker-remote/library/redis/blobs/{layer}");
+    let blob = server.get(&path).await;
+    assert_eq!((blob.cache(), &blob.body[..]), (Some("hit"), &b"layer"[..]), "{}", blob.all());
+    let images = server.get("/api/images").await.json().to_string();
+    assert!(images.contains("library/redis") && images.contains("7.2"), "{images}");
 }
 
 /// A data directory of every schema that there ever was, and the same twice: after the upgrade it is an ordinary one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_of_every_schema_is_opened_and_served() {
-    for schema in 1..=binaryrepo::meta::SCHEMA {
-        let dir = tempfile::tempdir().unwrap();
-        let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
-        std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
-        for _ in 0..2 {
+    for schema in 1..=SCHEMA {
+        let dir = of_schema(schema);
+        for upgrades in [schema < SCHEMA, false] {
             let mut server = Process::start(&dir, &[]);
-            assert_eq!(server.get("/readyz").await.status, 200, "{fixture}");
-            let shown = server.get("/api/repository/docker-remote").await.json();
-            assert_eq!(
-                (&shown["username"], &shown["password_set"]),
-                (&json!("somebody"), &json!(true)),
-                "{shown}"
-            );
+            serves_the_fixture(&server).await;
+            let told = server.log().iter().any(|line| line.contains("the metadata was upgraded"));
+            assert_eq!(told, upgrades, "{schema}: {:?}", server.log());
             server.signal(Signal::TERM);
             assert_eq!(server.wait(), 0);
         }
+        assert_eq!(dir.path().join(format!("meta.redb.schema-{schema}")).exists(), schema < SCHEMA);
     }
+}
+
+/// The person who starts it, and the file of an upload that nobody could have gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_told_and_leaves_nothing_behind() {
+    const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("session");
+    let dir = of_schema(1);
+    let database = Database::open(dir.path().join("meta.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    let upload =
+        b"\x01{\"repository\":2,\"image\":\"app\",\"draft\":78,\"algorithm\":\"sha256\",\"used_ms\":5}";
+    write.open_table(SESSIONS).unwrap().insert(&[0; 18][..], &upload[..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let tmp = dir.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    let draft = tmp.join("78");
+    std::fs::write(&draft, "half a layer").unwrap();
+
+    let mut server = Process::start_for_people(dir.path());
+    server.eventually("it greets", |server| server.printed().contains("try it:").then_some(()));
+    let printed = server.printed();
+    let kept = dir.path().join("meta.redb.schema-1");
+    for line in [
+        "  upgraded from schema 1 to 2, which older versions refuse".to_owned(),
+        format!("           the metadata as it was is kept in {}", kept.display()),
+    ] {
+        assert!(printed.contains(&line), "no `{line}` in:\n{printed}");
+    }
+    let told = |words: &str| server.log().iter().any(|line| line.contains(words));
+    assert!(told("1 unfinished uploads belong to nobody and have ended"), "{:?}", server.log());
+    assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0, "{:?}", std::fs::read_dir(&tmp).unwrap().next());
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), 0);
+    assert!(!run(&["ls", "--data-dir", path(&dir)]).err.contains("upgraded"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,8 +307,11 @@ async fn data_of_a_newer_version_is_refused() {
         }
         let ended = run(&args);
         assert_eq!(ended.code, 3, "{command}: {ended:?}");
-        let words = "written by a newer version (schema 2; this version knows schema 1)";
-        assert!(ended.err.contains(words), "{command}: {ended:?}");
+        let words = format!(
+            "written by a newer version (schema {}; this version knows schema {SCHEMA})",
+            SCHEMA + 1
+        );
+        assert!(ended.err.contains(&words), "{command}: {ended:?}");
     }
 }
 
