@@ -191,9 +191,11 @@ async fn a_damaged_backup_is_refused_by_the_name_of_what_is_bad() {
 async fn a_backup_of_an_older_schema_is_upgraded_as_it_is_brought_back() {
     let (_dir, room, _) = saved(&[]).await;
     let backup = room.path().join("backup");
-    let metadata = std::fs::read(format!("{}/fixtures/schema-1/meta.redb", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let metadata =
+        std::fs::read(format!("{}/fixtures/schema-1/meta.redb", env!("CARGO_MANIFEST_DIR"))).unwrap();
     std::fs::write(backup.join("metadata-1.redb"), &metadata).unwrap();
-    let mut form: Value = serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
+    let mut form: Value =
+        serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
     form["schema"] = json!(1);
     form["metadata"]["bytes"] = json!(metadata.len());
     form["metadata"]["digest"] = json!(Digest::of(Algorithm::Sha256, &metadata).to_string());
@@ -206,7 +208,11 @@ async fn a_backup_of_an_older_schema_is_upgraded_as_it_is_brought_back() {
     assert!(!kept, "it is in the backup as it was");
     assert_eq!(std::fs::read(backup.join("metadata-1.redb")).unwrap(), metadata);
     let server = Process::start(&restored, &[]);
-    assert!(!server.log().iter().any(|line| line.contains("was upgraded")), "it was before: {:?}", server.log());
+    assert!(
+        !server.log().iter().any(|line| line.contains("was upgraded")),
+        "it was before: {:?}",
+        server.log()
+    );
     assert_eq!(server.get("/api/repository/docker-remote").await.json()["username"], "somebody");
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use binaryrepo::meta::SCHEMA;
 use binaryrepo::names::{Algorithm, Digest};
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{Database, ReadableTable as _, TableDefinition};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -186,27 +186,32 @@ async fn an_address_that_is_taken_is_told_before_any_data_is_touched() {
     assert!(!data.exists());
 }
 
+/// Changes what is written in the one row of a table that has it under such a key, from outside.
+fn rewrite(file: &Path, table: &str, key_has: &str, from: &str, to: &str) {
+    let database = Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    let mut changed = 0;
+    {
+        let mut table = write.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).unwrap();
+        let rows = table.iter().unwrap().map(|row| row.unwrap());
+        let rows: Vec<_> = rows.map(|(key, row)| (key.value().to_vec(), row.value().to_vec())).collect();
+        for (key, row) in rows {
+            // Behind the byte of its version.
+            let text = String::from_utf8(row[1..].to_vec()).unwrap();
+            if text.contains(from) && String::from_utf8_lossy(&key).contains(key_has) {
+                let row = [&row[..1], text.replace(from, to).as_bytes()].concat();
+                table.insert(key.as_slice(), row.as_slice()).unwrap();
+                changed += 1;
+            }
+        }
+    }
+    assert_eq!(changed, 1, "{from} is not where this test looks");
+    write.commit().unwrap();
+}
+
 /// Writes a schema number that is to come.
 fn make_newer(file: &Path) {
-    const SETTINGS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("setting");
-    let database = Database::open(file).unwrap();
-    let key: Vec<u8> = {
-        let read = database.begin_read().unwrap();
-        let table = read.open_table(SETTINGS).unwrap();
-        let mut keys = table.range::<&[u8]>(..).unwrap().map(|entry| entry.unwrap().0.value().to_vec());
-        keys.find(|key| key.windows(6).any(|part| part == b"schema")).unwrap()
-    };
-    let write = database.begin_write().unwrap();
-    {
-        let mut table = write.open_table(SETTINGS).unwrap();
-        let row = table.get(key.as_slice()).unwrap().unwrap().value().to_vec();
-        let (now, next) = (SCHEMA.to_string(), (SCHEMA + 1).to_string());
-        let newer = String::from_utf8_lossy(&row[1..]).replace(&now, &next);
-        let newer = [&row[..1], newer.as_bytes()].concat();
-        assert_ne!(row, newer, "the number is not where this test looks");
-        table.insert(key.as_slice(), newer.as_slice()).unwrap();
-    }
-    write.commit().unwrap();
+    rewrite(file, "setting", "schema", &SCHEMA.to_string(), &(SCHEMA + 1).to_string());
 }
 
 /// A data directory with the metadata of a fixture, and the one blob that it tells of.
@@ -215,6 +220,9 @@ fn of_schema(schema: u32) -> tempfile::TempDir {
     let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
     std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
     let layer = Digest::of(Algorithm::Sha512, b"layer");
+    // What a tag names was asked for last years ago: only one that stays fresh for longer needs no upstream.
+    let (minute, years) = ("\"tag_ttl_ms\":60000", "\"tag_ttl_ms\":315360000000");
+    rewrite(&dir.path().join("meta.redb"), "repository", "", minute, years);
     let shard = dir.path().join("cas/sha512").join(&layer.hex()[..2]);
     std::fs::create_dir_all(&shard).unwrap();
     std::fs::write(shard.join(layer.hex()), "layer").unwrap();
@@ -228,14 +236,15 @@ async fn serves_the_fixture(server: &Process) {
     assert_eq!((&shown["username"], &shown["password_set"]), (&json!("somebody"), &json!(true)), "{shown}");
     let users = server.get("/api/users").await.json();
     assert_eq!(users["users"][0]["name"], "ada", "{users}");
-    // What it was asked for last is years ago, so only a tag that stays fresh for longer needs no upstream.
-    let put = Ask::new("PUT", "/api/repository/docker-remote").json(&json!({ "tag_ttl": "3650d" }));
-    assert_eq!(server.send(put).await.status, 200);
     let by_tag = server.get(&manifest("redis", "7.2")).await;
-    assert_eq!((by_tag.cache(), &by_tag.body[..]), (Some("hit"), &b"{\"layers\":[]}"[..]), "{}", by_tag.all());
+    assert_eq!(
+        (by_tag.cache(), &by_tag.body[..]),
+        (Some("hit"), &b"{\"layers\":[]}"[..]),
+        "{}",
+        by_tag.all()
+    );
     let layer = Digest::of(Algorithm::Sha512, b"layer");
-    let path = format!("/v2/docker-remote/library/redis/blobs/{layer}");
-    let blob = server.get(&path).await;
+    let blob = server.get(&format!("/v2/docker-remote/library/redis/blobs/{layer}")).await;
     assert_eq!((blob.cache(), &blob.body[..]), (Some("hit"), &b"layer"[..]), "{}", blob.all());
     let images = server.get("/api/images").await.json().to_string();
     assert!(images.contains("library/redis") && images.contains("7.2"), "{images}");
@@ -307,10 +316,8 @@ async fn data_of_a_newer_version_is_refused() {
         }
         let ended = run(&args);
         assert_eq!(ended.code, 3, "{command}: {ended:?}");
-        let words = format!(
-            "written by a newer version (schema {}; this version knows schema {SCHEMA})",
-            SCHEMA + 1
-        );
+        let words =
+            format!("written by a newer version (schema {}; this version knows schema {SCHEMA})", SCHEMA + 1);
         assert!(ended.err.contains(&words), "{command}: {ended:?}");
     }
 }
