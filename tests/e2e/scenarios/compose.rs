@@ -73,7 +73,7 @@ fn context(world: &World) -> Outcome<std::path::PathBuf> {
 fn pull_through(world: &mut World) -> Outcome {
     let origin = world.through_nginx(REMOTE)?;
     let answers = || world.runtime.block_on(origin.get("/v2/")).is_ok_and(|answer| answer.status() == 200);
-    crate::world::eventually(Duration::from_secs(20), answers, || {
+    crate::world::eventually(Duration::from_secs(120), answers, || {
         "the composed nginx does not answer".to_owned()
     })?;
     let image = world.maker.image(Family::Docker, &[1024, 1 << 20, 8 << 20]);
