@@ -280,7 +280,7 @@ async fn a_lost_blob_is_told_and_does_not_keep_the_rest_from_being_saved() {
     std::fs::remove_dir_all(&backup).unwrap();
     let ended = on(dir.path(), &["backup", text(&backup)]);
     assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(ended.err.contains("1 blobs that were pushed here are lost"), "{ended:?}");
+    assert!(ended.err.contains("1 blob that was pushed here is lost"), "{ended:?}");
     assert!(ended.err.contains(&format!("{} is missing", lost.digest)), "{ended:?}");
     let restored = tempfile::tempdir().unwrap();
     let told = on(restored.path(), &["restore", text(&backup)]);
