@@ -119,7 +119,9 @@ impl Auth {
         image: Option<&ImageName>,
     ) -> Result<Pass, UpstreamError> {
         if matches!(pass, Pass::Token { granted, .. } if *granted || Bug::TokenNeverRenewed.is_planted()) {
-            return Err(self.refused(Kind::Denied, "refuses access, although it has just granted a token"));
+            return Err(
+                self.refused(Kind::Denied, "access is refused, although a token has just been granted")
+            );
         }
         let offered = challenges(headers);
         match (offered.bearer, &self.basic, pass) {

@@ -1,7 +1,6 @@
 //! A server within the test's own process, with an administrator who is on its machine.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use binaryrepo::StartError;
 use binaryrepo::config::{Config, Setting, Sources};
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 use super::support::upstream::Registry;
 
 /// `section.key` and its value, as on the command line.
@@ -136,13 +136,8 @@ impl House {
 /// Waits until what was fetched lies under its digest. A client has its last byte a moment before.
 pub async fn settled(address: SocketAddr) {
     let status = async || Ask::get("/api/status").send(address).await.json();
-    for _ in 0..1_000 {
-        if status().await["cache"]["fills_in_flight"] == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("a fetch never ends: {}", status().await);
+    let rests = async || (status().await["cache"]["fills_in_flight"] == 0).then_some(());
+    found("no fetch is under way", rests).await;
 }
 
 /// Of a scrape, the value behind `name{labels}`.
