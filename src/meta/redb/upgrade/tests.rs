@@ -1,7 +1,6 @@
 //! Every step, from the fixture of the schema that it starts from, on disks that fail in the middle of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableHandle as _};
 
@@ -16,9 +15,7 @@ const UNOWNED: &[u8] =
 const OWNED: &[u8] = b"\x01{\"repository\":2,\"image\":\"app\",\"owner\":\"anonymous\",\"draft\":79,\
     \"algorithm\":\"sha256\",\"used_ms\":5}";
 
-fn fixture(schema: u32) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/schema-{schema}/meta.redb"))
-}
+const SCHEMA_1: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/schema-1/meta.redb"));
 
 fn put_upload(database: &Database, number: u8, row: &[u8]) {
     let transaction = database.begin_write().expect("a transaction");
@@ -32,7 +29,7 @@ fn put_upload(database: &Database, number: u8, row: &[u8]) {
 
 /// Schema 1 with the uploads that versions after its first noted in it.
 fn old_disk() -> std::sync::Arc<Disk> {
-    let disk = Disk::holding(fs::read(fixture(1)).expect("the fixture"));
+    let disk = Disk::holding(SCHEMA_1.to_vec());
     let database = disk.database();
     put_upload(&database, 1, UNOWNED);
     put_upload(&database, 2, OWNED);
@@ -67,7 +64,7 @@ fn tables(database: &Database) -> usize {
 
 #[test]
 fn what_was_landed_first_has_neither_holders_nor_referrers() {
-    let disk = Disk::holding(fs::read(fixture(1)).expect("the fixture"));
+    let disk = Disk::holding(SCHEMA_1.to_vec());
     assert_eq!(tables(&disk.database()), Table::ALL.len() - 2);
 }
 
@@ -133,7 +130,7 @@ async fn the_file_as_it_was_is_kept_and_serves_for_going_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("meta.redb");
     let kept = directory.path().join("meta.redb.schema-1");
-    fs::copy(fixture(1), &path).expect("copied");
+    fs::write(&path, SCHEMA_1).expect("written");
     fs::write(&kept, b"from an earlier try").expect("written");
     let before = dump(&Database::open(&path).expect("a database"));
     let (meta, _) = RedbMeta::open(&path, Options::default()).expect("opens");
@@ -157,7 +154,7 @@ async fn the_file_as_it_was_is_kept_and_serves_for_going_back() {
 async fn a_file_that_cannot_be_kept_is_not_upgraded() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("meta.redb");
-    fs::copy(fixture(1), &path).expect("copied");
+    fs::write(&path, SCHEMA_1).expect("written");
     // Nothing can be renamed over a directory.
     fs::create_dir(directory.path().join("meta.redb.schema-1")).expect("made");
     let refused = RedbMeta::open(&path, Options::default()).err().expect("refused");
