@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use super::signs::Told;
 use super::{client_rows, local_rows, upstream_rows};
 
 /// When it goes wrong.
@@ -20,6 +21,13 @@ pub enum Phase {
 
 impl Phase {
     pub const ALL: [Self; 5] = [Self::Head, Self::First, Self::Middle, Self::Last, Self::After];
+
+    /// Before it lies here.
+    pub const BEFORE: &'static [Self] = &[Self::Head, Self::First, Self::Middle, Self::Last];
+    /// While the body comes.
+    pub const BODY: &'static [Self] = &[Self::First, Self::Middle, Self::Last];
+    /// When a part is here.
+    pub const PART: &'static [Self] = &[Self::Middle, Self::Last];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,6 +56,8 @@ pub const WAITERS: [usize; 3] = [1, 2, 500];
 pub struct Row {
     pub id: &'static str,
     pub fault: &'static str,
+    /// What of it an administrator sees.
+    pub told: &'static [Told],
     pub plan: fn(Cell) -> Plan,
 }
 

@@ -5,20 +5,45 @@ use binaryrepo::engine::Purge;
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::{Ask, Client, Got};
 use super::flows::{Kept, all, hold, next_client, refused, whole};
+use super::signs::Sign::Verdict;
+use super::signs::told;
 use super::support::fault::{Fault, Gate};
 use super::world::{LARGE, SIZE, Setup, World, judge};
 
 pub const ROWS: [Row; 10] = [
-    Row { id: "K1", fault: "who came first leaves", plan: k1 },
-    Row { id: "K2", fault: "all leave", plan: k2 },
-    Row { id: "K3", fault: "one takes nothing any more", plan: k3 },
-    Row { id: "K4", fault: "they come late", plan: k4 },
-    Row { id: "K5", fault: "they want only a part", plan: k5 },
-    Row { id: "K6", fault: "they want only to know", plan: k6 },
-    Row { id: "K7", fault: "some have no right to it", plan: k7 },
-    Row { id: "K8", fault: "it is purged", plan: k8 },
-    Row { id: "K9", fault: "the same content is pushed", plan: k9 },
-    Row { id: "K10", fault: "a tag expires, and all ask for it", plan: k10 },
+    Row { id: "K1", fault: "who came first leaves", told: &[], plan: k1 },
+    Row {
+        id: "K2",
+        fault: "all leave",
+        told: &[told(
+            &[Phase::Head, Phase::First, Phase::Middle, Phase::Last, Phase::After],
+            &[Verdict("blob", "hit")],
+        )],
+        plan: k2,
+    },
+    Row { id: "K3", fault: "one takes nothing any more", told: &[], plan: k3 },
+    Row {
+        id: "K4",
+        fault: "they come late",
+        told: &[told(&[Phase::Head, Phase::First, Phase::Middle], &[Verdict("blob", "joined")])],
+        plan: k4,
+    },
+    Row { id: "K5", fault: "they want only a part", told: &[], plan: k5 },
+    Row { id: "K6", fault: "they want only to know", told: &[], plan: k6 },
+    Row {
+        id: "K7",
+        fault: "some have no right to it",
+        told: &[told(Phase::BODY, &[Verdict("blob", "joined")])],
+        plan: k7,
+    },
+    Row { id: "K8", fault: "it is purged", told: &[], plan: k8 },
+    Row { id: "K9", fault: "the same content is pushed", told: &[], plan: k9 },
+    Row {
+        id: "K10",
+        fault: "a tag expires, and all ask for it",
+        told: &[told(&[Phase::Head], &[Verdict("manifest", "revalidated")])],
+        plan: k10,
+    },
 ];
 
 /// At the phase, with so many clients; after it, the blob lies here and they read it.

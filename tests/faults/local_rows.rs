@@ -9,25 +9,113 @@ use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::Ask;
 use super::flows::{Clients, Expect, Kept, PLACES, all, broken, held, hold, next_client, refused, whole};
 use super::rig::{Disk, Mood};
+use super::signs::Sign::{Counted, Logged, Verdict};
+use super::signs::told;
 use super::support::fault::{Fault, Gate};
 use super::support::upstream::Options;
 use super::world::{LARGE, SIZE, Setup, World, judge};
 
 pub const ROWS: [Row; 14] = [
-    Row { id: "L1", fault: "no space, or no quota", plan: l1 },
-    Row { id: "L2", fault: "EIO on a write", plan: l2 },
-    Row { id: "L3", fault: "EIO on a read", plan: l3 },
-    Row { id: "L4", fault: "short writes and signals", plan: l4 },
-    Row { id: "L5", fault: "a sync that fails", plan: l5 },
-    Row { id: "L6", fault: "a rename that fails", plan: l6 },
-    Row { id: "L7", fault: "a metadata store that takes no writes", plan: l7 },
-    Row { id: "L8", fault: "a kill, and a new start", plan: l8 },
-    Row { id: "L9", fault: "no descriptors, no memory", plan: l9 },
-    Row { id: "L10", fault: "a wall clock that jumps", plan: l10 },
-    Row { id: "L11", fault: "a disk that becomes read-only", plan: l11 },
-    Row { id: "L12", fault: "a file that an operator removes", plan: l12 },
-    Row { id: "L13", fault: "a task that panics", plan: l13 },
-    Row { id: "L14", fault: "an orderly stop", plan: l14 },
+    Row {
+        id: "L1",
+        fault: "no space, or no quota",
+        told: &[told(Phase::BEFORE, &[Counted("cache_bypass"), Logged("cache_bypass: ")])],
+        plan: l1,
+    },
+    Row {
+        id: "L2",
+        fault: "EIO on a write",
+        told: &[told(
+            Phase::BEFORE,
+            &[Counted("cache_bypass"), Counted("disk_errors"), Logged("disk_error: ")],
+        )],
+        plan: l2,
+    },
+    Row {
+        id: "L3",
+        fault: "EIO on a read",
+        told: &[told(
+            &[Phase::After],
+            &[Counted("disk_errors"), Logged("disk_error: a blob cannot be read")],
+        )],
+        plan: l3,
+    },
+    Row { id: "L4", fault: "short writes and signals", told: &[], plan: l4 },
+    Row {
+        id: "L5",
+        fault: "a sync that fails",
+        told: &[told(
+            &[Phase::After],
+            &[
+                Logged("the file storage cannot be synced"),
+                Logged("a cached blob was damaged by an unclean stop"),
+            ],
+        )],
+        plan: l5,
+    },
+    Row {
+        id: "L6",
+        fault: "a rename that fails",
+        told: &[told(&[Phase::Last], &[Counted("disk_errors"), Logged("disk_error: a blob cannot be kept")])],
+        plan: l6,
+    },
+    Row {
+        id: "L7",
+        fault: "a metadata store that takes no writes",
+        told: &[told(Phase::BEFORE, &[Logged("a fetched blob cannot be noted")])],
+        plan: l7,
+    },
+    Row {
+        id: "L8",
+        fault: "a kill, and a new start",
+        told: &[told(Phase::BEFORE, &[Logged("removed drafts of an earlier run")])],
+        plan: l8,
+    },
+    Row {
+        id: "L9",
+        fault: "no descriptors, no memory",
+        told: &[
+            told(&[Phase::Head], &[Counted("cache_bypass"), Counted("disk_errors"), Logged("disk_error: ")]),
+            told(&[Phase::After], &[Logged("the file storage failed")]),
+        ],
+        plan: l9,
+    },
+    Row {
+        id: "L10",
+        fault: "a wall clock that jumps",
+        told: &[told(&[Phase::After], &[Verdict("manifest", "revalidated")])],
+        plan: l10,
+    },
+    Row {
+        id: "L11",
+        fault: "a disk that becomes read-only",
+        told: &[told(Phase::BEFORE, &[Counted("cache_bypass"), Logged("disk_error: ")])],
+        plan: l11,
+    },
+    Row {
+        id: "L12",
+        fault: "a file that an operator removes",
+        told: &[
+            told(Phase::BEFORE, &[Counted("disk_errors"), Logged("disk_error: a blob cannot be kept")]),
+            told(&[Phase::After], &[Logged("a cached blob's file is missing or damaged")]),
+        ],
+        plan: l12,
+    },
+    Row {
+        id: "L13",
+        fault: "a task that panics",
+        told: &[
+            told(&[Phase::Head, Phase::After], &[Logged("a read of the metadata panicked")]),
+            told(&[Phase::First, Phase::Middle], &[Counted("disk_errors"), Logged("disk_error: ")]),
+        ],
+        plan: l13,
+    },
+    Row {
+        id: "L14",
+        fault: "an orderly stop",
+        told: &[told(Phase::PART, &[Counted("upstream_resumed")])],
+        plan: l14,
+    },
 ];
 
 /// The fill's own GET, and one for each client that goes on alone. More than fit at once are turned away.

@@ -20,6 +20,7 @@ mod flows;
 mod local_rows;
 mod planted;
 mod report;
+mod signs;
 mod upstream_rows;
 mod world;
 
@@ -37,9 +38,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn every_cell_has_a_result() {
     let _turn = turn();
     let started = Instant::now();
-    if std::env::var_os("FAULTS_LOG").is_some() {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    }
+    signs::listen(std::env::var_os("FAULTS_LOG").is_some());
     let wanted = std::env::var("FAULTS_CELL").unwrap_or_default();
     let cells: Vec<Cell> = cells::all().filter(|cell| cell.id().starts_with(&wanted)).collect();
     assert!(!cells.is_empty(), "no cell begins with {wanted}");
@@ -73,7 +72,8 @@ fn run(cells: Vec<Cell>) -> Vec<Result> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(cell) = next() {
-                    let outcome = thread::spawn(move || outcome(cell)).join();
+                    let outcome =
+                        thread::Builder::new().name(cell.id()).spawn(move || outcome(cell)).unwrap().join();
                     let outcome = outcome.unwrap_or_else(|panic| Outcome::Failed(words(&*panic)));
                     results.lock().unwrap().push(Result { cell, outcome });
                 }
@@ -90,7 +90,9 @@ fn outcome(cell: Cell) -> Outcome {
         Plan::Impossible(why) => return Outcome::Impossible(why),
         Plan::Run(work) => work,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    // Threads are named for the cell: see `signs`.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).thread_name(cell.id()).enable_all().build().unwrap();
     let outcome = match runtime.block_on(async { tokio::time::timeout(LIMIT, work).await }) {
         Ok(Ok(seen)) => Outcome::Ran(seen),
         Ok(Err(why)) => Outcome::Failed(why),
@@ -98,7 +100,10 @@ fn outcome(cell: Cell) -> Outcome {
     };
     // What hangs in a failed cell does not hold up the others.
     runtime.shutdown_background();
-    outcome
+    match (outcome, signs::check(&cell)) {
+        (Outcome::Ran(_), Err(missing)) => Outcome::Failed(missing),
+        (outcome, _) => outcome,
+    }
 }
 
 fn words(panic: &(dyn std::any::Any + Send)) -> String {

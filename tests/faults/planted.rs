@@ -35,8 +35,7 @@ const fn cell(bug: Bug) -> Option<&'static str> {
         Bug::ProofNotAsked => "K7.first.1",
         Bug::PushNotPinned => "K9.after.1",
         Bug::FutureTagFresh => "L10.after.1",
-        // The matrix does not look at counters yet.
-        Bug::ResumeNotCounted => return None,
+        Bug::ResumeNotCounted => "C4.middle.1",
         // Only a server that is really killed shows these: tests/crash.
         Bug::PromisedTooEarly | Bug::RowBeforeFile | Bug::LeftoverNotCompared => return None,
     })

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::cells::{Outcome, Phase, Result, Row, WAITERS, rows};
+use super::signs::due;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/faults.md");
 
@@ -47,6 +48,9 @@ and every file its row, and the predicates of the simulation have held after eve
 for whole. A number is the status of an answer that had no byte of the blob. *GETs* are those of the blob at the
 upstream. *kept*: the blob lies here afterwards. One cell may run several worlds; what they saw is told apart by `/`.
 
+*told by*: what of `/metrics` (behind `binaryrepo_`) rises, and what line the log has, in each cell that runs here; a cell in
+which they do not is red. Where nothing stands nobody has to do anything about it.
+
 Phases: before the upstream's *head*, before the *first* byte, in the *middle*, at the *last* byte, *after*
 publishing.
 ",
@@ -57,7 +61,7 @@ publishing.
     for (title, letter) in [("The upstream", 'C'), ("This machine", 'L'), ("The clients", 'K')] {
         let _ = write!(
             page,
-            "\n## {title}\n\n| cell | fault | 1 waiter | 2 waiters | 500 waiters |\n|---|---|---|---|---|\n"
+            "\n## {title}\n\n| cell | fault | 1 waiter | 2 waiters | 500 waiters | told by |\n|---|---|---|---|---|---|\n"
         );
         for row in rows().filter(|row| row.id.starts_with(letter)) {
             for phase in Phase::ALL {
@@ -89,6 +93,10 @@ fn line(results: &[Result], row: Row, phase: Phase) -> String {
     if cells[0].starts_with("*impossible") {
         (cells[1], cells[2]) = (String::new(), String::new());
     }
+    let told = match cells[0].starts_with("*impossible") {
+        true => String::new(),
+        false => due(row.told, phase).map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
     let [one, two, many] = cells;
-    format!("| {}.{} | {} | {one} | {two} | {many} |\n", row.id, phase.name(), row.fault)
+    format!("| {}.{} | {} | {one} | {two} | {many} | {told} |\n", row.id, phase.name(), row.fault)
 }

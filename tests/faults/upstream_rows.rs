@@ -5,32 +5,146 @@ use std::time::Duration;
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::{Ask, Got};
 use super::flows::{Clients, Expect, Kept, all, broken, next_client, refused, upstream, whole};
+use super::signs::Sign::{Counted, Failed, Logged};
+use super::signs::told;
 use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
 use super::support::upstream::{Access, Options, Registry};
 use super::world::{HASTY, SIZE, Setup, World};
 
 pub const ROWS: [Row; 20] = [
-    Row { id: "C1", fault: "a body of the right length with wrong bytes", plan: c1 },
-    Row { id: "C2", fault: "a body longer than it should be", plan: c2 },
-    Row { id: "C3", fault: "an early end, framed as if it were one", plan: c3 },
-    Row { id: "C4", fault: "a reset", plan: c4 },
-    Row { id: "C5", fault: "a resume answered with the whole", plan: c5 },
-    Row { id: "C6", fault: "a resume answered with another part, or refused", plan: c6 },
-    Row { id: "C7", fault: "nobody listens there any more", plan: c7 },
-    Row { id: "C8", fault: "TLS that cannot be trusted", plan: c8 },
-    Row { id: "C9", fault: "a length that is missing, wrong or said twice", plan: c9 },
-    Row { id: "C10", fault: "a drip of less than 10 KiB a second", plan: c10 },
-    Row { id: "C11", fault: "silence", plan: c11 },
-    Row { id: "C12", fault: "a token that has expired", plan: c12 },
-    Row { id: "C13", fault: "401 again and again, and a token server that fails", plan: c13 },
-    Row { id: "C14", fault: "403, 404", plan: c14 },
-    Row { id: "C15", fault: "429 with every kind of Retry-After", plan: c15 },
-    Row { id: "C16", fault: "500, 502, 503, 504", plan: c16 },
-    Row { id: "C17", fault: "redirects in a circle, or to where they must not lead", plan: c17 },
-    Row { id: "C18", fault: "a signed address that has expired", plan: c18 },
-    Row { id: "C19", fault: "an answer that no registry gives", plan: c19 },
-    Row { id: "C20", fault: "an upstream that vanishes without a word", plan: c20 },
+    Row {
+        id: "C1",
+        fault: "a body of the right length with wrong bytes",
+        told: &[told(Phase::BODY, &[Counted("digest_mismatches"), Logged("digest_mismatch: ")])],
+        plan: c1,
+    },
+    Row {
+        id: "C2",
+        fault: "a body longer than it should be",
+        told: &[
+            told(&[Phase::Head], &[Failed("bad_response")]),
+            told(&[Phase::Last], &[Counted("digest_mismatches"), Logged("digest_mismatch: ")]),
+        ],
+        plan: c2,
+    },
+    Row {
+        id: "C3",
+        fault: "an early end, framed as if it were one",
+        told: &[
+            told(Phase::BODY, &[Failed("broken"), Logged("a fill was interrupted")]),
+            told(Phase::PART, &[Counted("upstream_resumed")]),
+        ],
+        plan: c3,
+    },
+    Row {
+        id: "C4",
+        fault: "a reset",
+        told: &[
+            told(Phase::BODY, &[Failed("broken"), Logged("a fill was interrupted")]),
+            told(Phase::PART, &[Counted("upstream_resumed")]),
+        ],
+        plan: c4,
+    },
+    Row {
+        id: "C5",
+        fault: "a resume answered with the whole",
+        told: &[told(Phase::BODY, &[Counted("upstream_resumed"), Logged("a fill was interrupted")])],
+        plan: c5,
+    },
+    Row {
+        id: "C6",
+        fault: "a resume answered with another part, or refused",
+        told: &[told(Phase::BODY, &[Failed("bad_resume"), Counted("upstream_resumed")])],
+        plan: c6,
+    },
+    Row {
+        id: "C7",
+        fault: "nobody listens there any more",
+        told: &[told(Phase::BEFORE, &[Failed("connect")])],
+        plan: c7,
+    },
+    Row {
+        id: "C8",
+        fault: "TLS that cannot be trusted",
+        told: &[told(&[Phase::Head], &[Failed("tls")])],
+        plan: c8,
+    },
+    Row {
+        id: "C9",
+        fault: "a length that is missing, wrong or said twice",
+        told: &[told(&[Phase::Head], &[Failed("bad_response")])],
+        plan: c9,
+    },
+    Row {
+        id: "C10",
+        fault: "a drip of less than 10 KiB a second",
+        told: &[told(&[Phase::First, Phase::Middle], &[Failed("slow")])],
+        plan: c10,
+    },
+    Row {
+        id: "C11",
+        fault: "silence",
+        told: &[told(Phase::BEFORE, &[Failed("timeout"), Logged("a fill was interrupted")])],
+        plan: c11,
+    },
+    Row {
+        id: "C12",
+        fault: "a token that has expired",
+        told: &[told(Phase::BEFORE, &[Logged("token_refresh: ")])],
+        plan: c12,
+    },
+    Row {
+        id: "C13",
+        fault: "401 again and again, and a token server that fails",
+        told: &[told(
+            Phase::BEFORE,
+            &[Failed("denied"), Failed("bad_response"), Failed("status_5xx"), Logged("token_refresh: ")],
+        )],
+        plan: c13,
+    },
+    Row {
+        id: "C14",
+        fault: "403, 404",
+        told: &[told(Phase::BEFORE, &[Failed("not_found"), Failed("denied")])],
+        plan: c14,
+    },
+    Row {
+        id: "C15",
+        fault: "429 with every kind of Retry-After",
+        told: &[told(Phase::BEFORE, &[Failed("rate_limited")])],
+        plan: c15,
+    },
+    Row {
+        id: "C16",
+        fault: "500, 502, 503, 504",
+        told: &[told(Phase::BEFORE, &[Failed("status_5xx")])],
+        plan: c16,
+    },
+    Row {
+        id: "C17",
+        fault: "redirects in a circle, or to where they must not lead",
+        told: &[told(Phase::BEFORE, &[Failed("redirect")])],
+        plan: c17,
+    },
+    Row {
+        id: "C18",
+        fault: "a signed address that has expired",
+        told: &[told(Phase::BEFORE, &[Failed("broken")])],
+        plan: c18,
+    },
+    Row {
+        id: "C19",
+        fault: "an answer that no registry gives",
+        told: &[told(Phase::BEFORE, &[Failed("bad_response")])],
+        plan: c19,
+    },
+    Row {
+        id: "C20",
+        fault: "an upstream that vanishes without a word",
+        told: &[told(Phase::BEFORE, &[Failed("timeout"), Logged("a fill was interrupted")])],
+        plan: c20,
+    },
 ];
 
 const BEFORE_ANY: &str = "there is no byte yet that could be wrong";

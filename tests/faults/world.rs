@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Ask, Client, Got};
 use super::rig::{Disk, Ledger};
+use super::signs;
 use super::support::image::{Content, Image};
 use super::support::patience::within;
 use super::support::upstream::{Options, Registry};
@@ -311,6 +312,7 @@ async fn open(dir: &Path, settings: &Settings, disk: &Disk) -> (Engine, Arc<Ledg
     let ledger = Arc::new(Ledger::over(Arc::new(meta)));
     let ground = Ground { store: Arc::new(store), meta: ledger.clone(), opened };
     let metrics = Metrics::new();
+    signs::watch(&metrics);
     let engine = Engine::start(ground, settings.clone(), metrics.clone(), Vec::new()).await.unwrap();
     (engine, ledger, metrics)
 }
