@@ -13,6 +13,7 @@ mod process;
 
 mod attack;
 mod nginx;
+mod slow;
 mod table;
 mod vectors;
 
