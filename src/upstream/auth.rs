@@ -128,6 +128,12 @@ impl Auth {
             (Some((realm, service)), ..) => {
                 let realm = self.trusted_realm(&realm)?;
                 let url = token_url(&realm, service.as_deref(), image);
+                if pass.header().is_some() {
+                    tracing::info!(
+                        upstream = place(&self.base),
+                        "token_refresh: an upstream takes its token no more"
+                    );
+                }
                 self.remember(Challenge::Bearer { realm, service });
                 self.token(url, pass.header()).await
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use binaryrepo::names::{Algorithm, Digest};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -183,6 +184,36 @@ async fn a_damaged_backup_is_refused_by_the_name_of_what_is_bad() {
     assert!(code == 3 && err.contains("is not empty"), "{code} {err}");
     let (code, err) = failed(dir.path(), &["backup", text(dir.path())]);
     assert!(code == 3 && err.contains("is not empty and holds no backup"), "{code} {err}");
+}
+
+/// As an older version took it: its metadata is of the older schema, and the manifest says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_an_older_schema_is_upgraded_as_it_is_brought_back() {
+    let (_dir, room, _) = saved(&[]).await;
+    let backup = room.path().join("backup");
+    let metadata =
+        std::fs::read(format!("{}/fixtures/schema-1/meta.redb", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    std::fs::write(backup.join("metadata-1.redb"), &metadata).unwrap();
+    let mut form: Value =
+        serde_json::from_slice(&std::fs::read(backup.join("backup.json")).unwrap()).unwrap();
+    form["schema"] = json!(1);
+    form["metadata"]["bytes"] = json!(metadata.len());
+    form["metadata"]["digest"] = json!(Digest::of(Algorithm::Sha256, &metadata).to_string());
+    std::fs::write(backup.join("backup.json"), form.to_string()).unwrap();
+
+    let restored = tempfile::tempdir().unwrap();
+    let ended = on(restored.path(), &["restore", text(&backup)]);
+    assert_eq!(ended.code, 0, "{ended:?}");
+    let kept = files(restored.path()).iter().any(|path| text(path).contains("schema-1"));
+    assert!(!kept, "it is in the backup as it was");
+    assert_eq!(std::fs::read(backup.join("metadata-1.redb")).unwrap(), metadata);
+    let server = Process::start(&restored, &[]);
+    assert!(
+        !server.log().iter().any(|line| line.contains("was upgraded")),
+        "it was before: {:?}",
+        server.log()
+    );
+    assert_eq!(server.get("/api/repository/docker-remote").await.json()["username"], "somebody");
 }
 
 /// Killed at any moment, the first backup is none and a later one leaves the last one whole.
