@@ -68,14 +68,13 @@ async fn on_a_small_disk(mount: &Path) {
     assert!(house.files().len() < 8);
     assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0, "there was always something to evict");
 
-    // A neighbour takes all that is free. Room is made by a fresh account.
+    // A neighbour takes all that is free. Room is made by a fresh account, for which nobody waits longer than five
+    // seconds; that they are enough is shown where the disk is scripted.
     let neighbour = mount.join("neighbour");
     fill_up(&neighbour);
-    assert_eq!(pulled(&house, 0, &images[0]).await, Verdict::Miss);
+    assert_ne!(pulled(&house, 0, &images[0]).await, Verdict::Hit);
     house.rest().await;
-    // The metadata may have had no room in that moment to note that it lies here; then the next one brings it again.
     assert!(becomes_a_hit(&house, 0, &images[0]).await);
-    assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0);
 
     // What is larger than the disk goes past the cache.
     assert_eq!(pulled(&house, 8, &large).await, Verdict::Bypass);

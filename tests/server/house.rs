@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
 use super::support::patience::found;
-use super::support::upstream::Registry;
+use super::support::upstream::{Options, Registry};
 
 /// `section.key` and its value, as on the command line.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
@@ -131,6 +131,18 @@ impl House {
     pub fn token(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("admin.token")).unwrap().trim().to_owned()
     }
+}
+
+/// A server beside an upstream that has this image as `library/redis:7`.
+pub async fn hub(image: &Image) -> (Registry, House) {
+    hub_with(image, Options::default(), &[]).await
+}
+
+pub async fn hub_with(image: &Image, upstream: Options, settings: &[(&str, &str)]) -> (Registry, House) {
+    let registry = Registry::start(upstream).await;
+    registry.add_image("library/redis", "7", image);
+    let house = House::beside_with(&registry, settings, json!({})).await;
+    (registry, house)
 }
 
 /// Waits until what was fetched lies under its digest. A client has its last byte a moment before.

@@ -6,18 +6,11 @@ use binaryrepo::names::{Algorithm, Digest};
 use serde_json::json;
 
 use super::client::Ask;
-use super::house::{House, blob, manifest};
+use super::house::{House, blob, hub, manifest};
 use super::support::fault::{Fault, Gate};
 use super::support::image::{Content, Image, Index};
 use super::support::patience::found;
 use super::support::upstream::{Options, Registry};
-
-async fn hub(image: &Image) -> (Registry, House) {
-    let registry = Registry::open().await;
-    registry.add_image("library/redis", "7", image);
-    let house = House::beside(&registry).await;
-    (registry, house)
-}
 
 /// dockerd asks by HEAD, then by the digest that it was told; containerd the same without the ping; podman by tag.
 #[tokio::test(flavor = "multi_thread")]
