@@ -72,6 +72,7 @@ pub struct Started {
     pub data_dir: PathBuf,
     /// The data directory was made just now.
     pub created: bool,
+    pub upgraded: Option<Upgraded>,
     pub free_bytes: u64,
     /// What cached content may take.
     pub limit_bytes: u64,
@@ -82,6 +83,15 @@ pub struct Started {
     pub token_file: Option<PathBuf>,
     /// From the start of the process until it listened.
     pub took: Duration,
+}
+
+/// The layout of the metadata is another one now.
+#[derive(Clone, Debug)]
+pub struct Upgraded {
+    pub from: u32,
+    pub to: u32,
+    /// Where it lies as it was.
+    pub kept: PathBuf,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +147,11 @@ pub async fn serve(
         address,
         data_dir: config.storage.path.clone(),
         created,
+        upgraded: engine.upgraded_from().map(|from| Upgraded {
+            from,
+            to: meta::SCHEMA,
+            kept: config.storage.path.join(format!("{METADATA}.schema-{from}")),
+        }),
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
         repositories: engine.repositories().list().iter().map(|one| listed(one)).collect(),

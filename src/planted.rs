@@ -1,5 +1,5 @@
-//! Owns the bugs that tests plant in the rooms around the coordinator, to show that the fault matrix finds each of
-//! them. The coordinator has its own, in `cache/planted`.
+//! Owns the bugs that tests plant in the rooms around the coordinator, to show that the fault matrix, or a killed
+//! server, finds each of them. The coordinator has its own, in `cache/planted`.
 //! Must not know: what any of them does. Without the feature `planted-bugs` every question here is a constant `false`.
 
 /// One known way to get it wrong. Named by what goes wrong.
@@ -31,11 +31,18 @@ pub enum Bug {
     ProofNotAsked,
     PushNotPinned,
     FutureTagFresh,
+    ResumeNotCounted,
+    /// A push is answered before what it promises is on the disk.
+    PromisedTooEarly,
+    /// Rows say that a blob lies here before it does.
+    RowBeforeFile,
+    /// What an earlier run left is taken up as it is.
+    LeftoverNotCompared,
 }
 
 impl Bug {
     #[cfg(feature = "planted-bugs")]
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::LastByteNotHeld,
         Self::DigestNotCompared,
         Self::ResumeNotSkipped,
@@ -60,6 +67,10 @@ impl Bug {
         Self::ProofNotAsked,
         Self::PushNotPinned,
         Self::FutureTagFresh,
+        Self::ResumeNotCounted,
+        Self::PromisedTooEarly,
+        Self::RowBeforeFile,
+        Self::LeftoverNotCompared,
     ];
 
     /// Whether this is the one that the environment of the process names.

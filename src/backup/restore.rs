@@ -137,8 +137,8 @@ impl Whole {
         if !self.manifest.metadata.is(copied) {
             return self.sound(vec![format!("{} has other bytes than before", self.manifest.metadata.file)]);
         }
-        // Whether a server could start on it.
-        let opened = RedbMeta::open(&target, Options::default());
+        // Whether a server could start on it. If it is older it is upgraded; as it was it is still in the backup.
+        let opened = RedbMeta::open(&target, Options { keep_older: false, ..Options::default() });
         let closed = match opened {
             Ok((meta, _)) => meta.close().await,
             Err(error) => Err(error),

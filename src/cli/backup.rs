@@ -12,7 +12,7 @@ use http::Method;
 
 use super::connect::{self, Target};
 use super::error::{CliError, Exit};
-use super::output;
+use super::output::{self, counted};
 use super::settings::Place;
 
 #[derive(Debug, clap::Args)]
@@ -126,12 +126,21 @@ fn json(summary: &Summary) -> Result<serde_json::Value, CliError> {
 fn contents(summary: &Summary) -> String {
     let Summary { repositories, tags, manifests, blobs, bytes, .. } = summary;
     let size = human_bytes(*bytes);
-    format!("{repositories} repositories, {tags} tags, {manifests} manifests, {blobs} blobs, {size}")
+    let repositories = match repositories {
+        1 => "1 repository".to_owned(),
+        more => format!("{more} repositories"),
+    };
+    let [tags, manifests, blobs] =
+        [(tags, "tag"), (manifests, "manifest"), (blobs, "blob")].map(|(count, word)| counted(*count, word));
+    format!("{repositories}, {tags}, {manifests}, {blobs}, {size}")
 }
 
 fn lost(missing: &[String]) -> CliError {
-    let count = missing.len();
-    CliError::failed(format!("{count} blobs that were pushed here are lost, and so not in the backup"))
+    let what = match missing.len() {
+        1 => "1 blob that was pushed here is lost".to_owned(),
+        more => format!("{more} blobs that were pushed here are lost"),
+    };
+    CliError::failed(format!("{what}, and so not in the backup"))
         .with_cause(missing.join("; "))
         .with_hint("push them again, or take them from an earlier backup")
 }

@@ -22,6 +22,7 @@ use tokio::net::UnixStream;
 use tower_service::Service;
 
 use super::error::{CliError, Exit};
+use super::fields::rows;
 use super::settings::Place;
 use super::wire::{Broken, CONNECT, causes, exchange, within};
 
@@ -82,11 +83,8 @@ pub fn somebody_can_log_in(config: &Config) -> Result<bool, CliError> {
         if UnixStream::connect(config.storage.socket()).await.is_err() {
             return Ok(binaryrepo::has_users(config).await?);
         }
-        let has = |answer: &Value, name| {
-            answer.get(name).and_then(Value::as_array).is_some_and(|all| !all.is_empty())
-        };
-        let users = has(&server.get("/api/users").await?, "users");
-        Ok(users || has(&server.get("/api/tokens").await?, "tokens"))
+        let users = server.get("/api/users").await?;
+        Ok(!rows(&users, "users").is_empty() || !rows(&server.get("/api/tokens").await?, "tokens").is_empty())
     })
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::connect::{self, Target};
 use super::error::CliError;
+use super::fields::number;
 use super::output;
 use super::settings::Place;
 
@@ -42,13 +43,13 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
 }
 
 fn sentence(answer: &Value, dry_run: bool) -> String {
-    let number = |name| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let [uploads, links, manifests, blobs] = ["uploads", "links", "manifests", "blobs"].map(number);
+    let [uploads, links, manifests, blobs] =
+        ["uploads", "links", "manifests", "blobs"].map(|name| number(answer, name));
     if uploads + links + manifests + blobs == 0 {
         return "nothing to remove: everything is needed, or younger than the grace".to_owned();
     }
     let verb = if dry_run { "would remove" } else { "removed" };
-    let bytes = human_bytes(number("bytes"));
+    let bytes = human_bytes(number(answer, "bytes"));
     format!(
         "{verb} {bytes}: manifests {manifests}, blobs {blobs}, unfinished uploads {uploads}, unneeded entries of images \
          {links}"

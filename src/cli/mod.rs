@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod connect;
 mod error;
+mod fields;
 mod gc;
 mod health;
 mod image;

@@ -27,6 +27,11 @@ pub fn text_block(text: &str) -> Result<(), CliError> {
     }
 }
 
+/// How many there are: `1 blob`, `2 blobs`. For words whose plural is an s more.
+pub fn counted(count: u64, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Where a column's cells stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 
 use super::connect::{self, Target};
 use super::error::CliError;
+use super::fields::number;
 use super::named::Named;
-use super::output;
+use super::output::{self, counted};
 use super::settings::Place;
 
 #[derive(Debug, clap::Args)]
@@ -43,9 +44,12 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
         if args.json {
             return output::json(&answer);
         }
-        let number = |name| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let (documents, blobs, bytes) = (number("documents"), number("blobs"), human_bytes(number("bytes")));
-        output::line(format_args!("removed {documents} manifests and {blobs} blobs, {bytes}"))
+        let manifests = counted(number(&answer, "documents"), "manifest");
+        let blobs = counted(number(&answer, "blobs"), "blob");
+        output::line(format_args!(
+            "removed {manifests} and {blobs}, {}",
+            human_bytes(number(&answer, "bytes"))
+        ))
     })
 }
 

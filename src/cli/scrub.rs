@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::connect::{self, Connection, Target};
 use super::error::CliError;
-use super::output;
+use super::fields::{flag, number, rows, text, texts};
+use super::output::{self, counted};
 use super::settings::Place;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -79,7 +80,7 @@ async fn follow(connection: &Connection) -> Result<Value, CliError> {
         let report = connection.get("/api/scrub").await?;
         bar.set_length(number(&report, "total_bytes"));
         bar.set_position(number(&report, "bytes"));
-        if let damaged @ 1.. = damaged(&report).len() {
+        if let damaged @ 1.. = rows(&report, "damaged").len() {
             bar.set_message(format!(", {damaged} damaged"));
         }
         if !flag(&report, "running") {
@@ -90,38 +91,25 @@ async fn follow(connection: &Connection) -> Result<Value, CliError> {
     }
 }
 
-fn number(value: &Value, name: &str) -> u64 {
-    value.get(name).and_then(Value::as_u64).unwrap_or_default()
-}
-
-fn flag(value: &Value, name: &str) -> bool {
-    value.get(name).and_then(Value::as_bool).unwrap_or_default()
-}
-
-fn damaged(report: &Value) -> &[Value] {
-    report.get("damaged").and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
 fn summary(report: &Value) -> String {
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
     let mut out = String::new();
-    for one in damaged(report) {
-        let what = match text(one, "remedy").as_str() {
+    for one in rows(report, "damaged") {
+        let what = match text(one, "remedy") {
             "fetched" => "set aside and fetched again",
             "next_pull" => "set aside; the next pull fetches it",
             _ => "LOST: push it again",
         };
-        let images = one.get("images").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let images: Vec<&str> = images.iter().filter_map(Value::as_str).collect();
+        let images = texts(one, "images");
         let of = if images.is_empty() { "no image".to_owned() } else { images.join(", ") };
         let (kind, digest) = (text(one, "kind"), text(one, "digest"));
         out.push_str(&format!("{kind} {digest}, {}: {what}\n  of {of}\n", human_bytes(number(one, "bytes"))));
     }
-    let all = damaged(report).len() as u64 + number(report, "unnamed");
-    let (blobs, manifests) = (number(report, "blobs"), number(report, "manifests"));
+    let all = rows(report, "damaged").len() as u64 + number(report, "unnamed");
+    let blobs = counted(number(report, "blobs"), "blob");
+    let manifests = counted(number(report, "manifests"), "manifest");
     let bytes = human_bytes(number(report, "bytes"));
     let ended = if flag(report, "finished") { "checked" } else { "stopped after" };
-    out.push_str(&format!("{ended} {blobs} blobs and {manifests} manifests, {bytes}: {all} damaged\n"));
+    out.push_str(&format!("{ended} {blobs} and {manifests}, {bytes}: {all} damaged\n"));
     out
 }
 

@@ -114,6 +114,11 @@ pub fn banner(started: &Started) -> String {
     let new = if started.created { "new; " } else { "" };
     let (free, limit) = (human_bytes(started.free_bytes), human_bytes(started.limit_bytes));
     row("data", format_args!("{} ({new}{free} free, cache up to {limit})", started.data_dir.display()));
+    if let Some(upgraded) = &started.upgraded {
+        let (from, to) = (upgraded.from, upgraded.to);
+        row("upgraded", format_args!("from schema {from} to {to}, which older versions refuse"));
+        row("", format_args!("the metadata as it was is kept in {}", upgraded.kept.display()));
+    }
     row("listen", format_args!("http://{}", started.address));
     for repository in &started.repositories {
         match &repository.upstream {
@@ -172,7 +177,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use binaryrepo::{Started, StartedRepository};
+    use binaryrepo::{Started, StartedRepository, Upgraded};
 
     use super::banner;
 
@@ -185,6 +190,7 @@ mod tests {
             address: address.parse().expect("an address"),
             data_dir: PathBuf::from("/data"),
             created: true,
+            upgraded: None,
             free_bytes: 812 << 30,
             limit_bytes: 650 << 30,
             repositories: repositories.iter().map(repository).collect(),
@@ -211,6 +217,20 @@ try it:  docker pull localhost:8081/docker-remote/alpine
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_upgrade_is_told_with_the_way_back() {
+        let mut upgraded = started("127.0.0.1:8081", &[]);
+        let kept = PathBuf::from("/data/meta.redb.schema-1");
+        (upgraded.created, upgraded.upgraded) = (false, Some(Upgraded { from: 1, to: 2, kept }));
+        let text = banner(&upgraded);
+        let expected = "\
+  data     /data (812 GiB free, cache up to 650 GiB)
+  upgraded from schema 1 to 2, which older versions refuse
+           the metadata as it was is kept in /data/meta.redb.schema-1
+";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

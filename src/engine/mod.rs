@@ -73,7 +73,8 @@ use shared::{Parts, Shared};
 
 use crate::clock::Clock;
 use crate::meta::{
-    Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SettingKey, SettingRow,
+    Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SCHEMA, SettingKey,
+    SettingRow,
 };
 use crate::names::RepositoryName;
 use crate::store::{FsStore, Store};
@@ -144,6 +145,7 @@ impl Engine {
             accounts,
             settings,
             epoch: opened.epoch,
+            upgraded_from: (opened.schema < SCHEMA).then_some(opened.schema),
             trusted_since,
         };
         let shared = Arc::new(Shared::new(parts));
@@ -165,6 +167,11 @@ impl Engine {
     pub fn metrics(&self) -> &Arc<Metrics> {
         self.shared.metrics.meta_commits(self.shared.meta.commits());
         &self.shared.metrics
+    }
+
+    /// The schema that the metadata had, if opening it upgraded it.
+    pub fn upgraded_from(&self) -> Option<u32> {
+        self.shared.upgraded_from
     }
 
     pub fn repositories(&self) -> &Repositories {

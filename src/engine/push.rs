@@ -11,11 +11,11 @@ use super::answers::Of;
 use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
-use super::publish::{Kept, link_to};
+use super::publish::{Kept, link_to, promised};
 use super::shared::Shared;
 use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, EdgeRow, HolderRow, LinkRow, MetaError,
-    MetaExt as _, ReferrerRow, RepositoryRow, TagRow,
+    Batch, ContentRow, CopyRow, DocumentRow, EdgeRow, HolderRow, LinkRow, MetaError, MetaExt as _,
+    ReferrerRow, RepositoryRow, TagRow,
 };
 use crate::names::manifest::{self, Descriptor, ManifestView};
 use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
@@ -241,7 +241,7 @@ impl Checked {
         let now = shared.clock.wall().0;
         let size = self.bytes.len() as u64;
         let media_type = self.media_type.to_string();
-        let mut batch = Batch::new(Durability::Durable);
+        let mut batch = Batch::new(promised());
         let link = LinkRow { media_type: Some(media_type.clone()), size, origin_proven: true };
         link_to(shared, &mut batch, &self.image, &self.digest, &link);
         batch.put(&self.digest, &ContentRow { size, pushed: true });

@@ -52,7 +52,8 @@ impl Repositories {
                 continue;
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
-            this.enter(this.revive(id, name, from_row(row)?, created)?);
+            let kind = this.revive(&name, from_row(row)?)?;
+            this.enter(Repository { id, name, kind, created });
         }
         Ok(this)
     }
@@ -94,7 +95,7 @@ impl Repositories {
         }
         self.check_unique(&name, &spec)?;
         let (id, mut batch) = self.next_id()?;
-        let repository = self.make(id, name, spec, self.clock.wall())?;
+        let repository = Repository { id, name, kind: self.kind(spec)?, created: self.clock.wall() };
         batch.put(&id, &to_row(&repository, false));
         self.meta.apply(batch).await?;
         Ok(self.enter(repository))
@@ -112,7 +113,7 @@ impl Repositories {
         self.check_unique(name, &spec)?;
         let (spec, moved) = settle(&old, spec)?;
         let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
-        let repository = self.make(id, name.clone(), spec, old.created)?;
+        let repository = Repository { id, name: name.clone(), kind: self.kind(spec)?, created: old.created };
         batch.put(&id, &to_row(&repository, false));
         if moved {
             batch.put(&old.id, &to_row(&old, true));
@@ -194,14 +195,8 @@ impl Repositories {
         Ok((RepositoryId(next), batch))
     }
 
-    fn make(
-        &self,
-        id: RepositoryId,
-        name: RepositoryName,
-        spec: RepositorySpec,
-        created: UnixMillis,
-    ) -> Result<Repository, EngineError> {
-        let kind = match spec {
+    fn kind(&self, spec: RepositorySpec) -> Result<RepositoryKind, EngineError> {
+        Ok(match spec {
             RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
             RepositorySpec::Remote(spec) => {
                 let mut origins = vec![self.origin(&spec, &spec.remote_url, true)?];
@@ -210,30 +205,22 @@ impl Repositories {
                 }
                 RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
             }
-        };
-        Ok(Repository { id, name, kind, created })
+        })
     }
 
     /// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
     /// repository's trouble does not keep the others from starting.
-    fn revive(
-        &self,
-        id: RepositoryId,
-        name: RepositoryName,
-        spec: RepositorySpec,
-        created: UnixMillis,
-    ) -> Result<Repository, EngineError> {
-        match (self.make(id, name.clone(), spec.clone(), created), spec) {
+    fn revive(&self, name: &RepositoryName, spec: RepositorySpec) -> Result<RepositoryKind, EngineError> {
+        match (self.kind(spec.clone()), spec) {
             (
                 Err(EngineError { kind: ErrorKind::Invalid { field }, message, .. }),
                 RepositorySpec::Remote(spec),
             ) => {
                 tracing::error!(repository = %name, field, why = message,
                     "this remote cannot ask its upstream until its settings are mended; what it has cached is served");
-                let kind = RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new())));
-                Ok(Repository { id, name, kind, created })
+                Ok(RepositoryKind::Remote(Box::new(Remote::new(*spec, Vec::new()))))
             }
-            (made, _) => made,
+            (kind, _) => kind,
         }
     }
 

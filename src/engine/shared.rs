@@ -55,6 +55,8 @@ pub(super) struct Shared {
     pub scrub: Scrub,
     /// The number of this run.
     pub epoch: u64,
+    /// The schema that the metadata had, if this run has upgraded it.
+    pub upgraded_from: Option<u32>,
     /// Cached copies of earlier epochs are suspect: the run that wrote them, or one after it, ended uncleanly.
     pub trusted_since: u64,
     draft_numbers: AtomicU64,
@@ -71,6 +73,7 @@ pub(super) struct Parts {
     pub accounts: Accounts,
     pub settings: Settings,
     pub epoch: u64,
+    pub upgraded_from: Option<u32>,
     pub trusted_since: u64,
 }
 
@@ -101,6 +104,7 @@ impl Shared {
             accounts: parts.accounts,
             settings: parts.settings,
             epoch: parts.epoch,
+            upgraded_from: parts.upgraded_from,
             trusted_since: parts.trusted_since,
         }
     }

@@ -90,6 +90,11 @@ pub enum MetaError {
          run that version, or restore a backup from before the upgrade"
     )]
     Newer { found: u32, known: u32 },
+    #[error(
+        "the metadata has to be upgraded from schema {found} to {known}, and cannot be kept as it is beside that, so \
+         nothing was changed: {error}"
+    )]
+    NotKept { found: u32, known: u32, error: io::Error },
     #[error("the metadata is damaged: {0}")]
     Corrupt(String),
     /// The write failed or could not be tried. A batch answered so may or may not be there after the store

@@ -12,6 +12,7 @@ mod layout;
 mod overlay;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod writer;
 
 use std::ops::Bound;
@@ -27,7 +28,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::file::{FileMedium, Medium, Opening};
-pub use self::layout::SCHEMA;
+pub use self::upgrade::SCHEMA;
 use self::writer::{Message, Reply, Writer};
 use super::{Applying, Batch, Meta, MetaError, Pair, Table};
 
@@ -42,11 +43,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Upper limit of redb's page cache.
     pub cache_bytes: usize,
+    /// Before an upgrade the file is kept as it is, beside itself, for who wants to go back.
+    pub keep_older: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 48 << 20 }
+        Self { cache_bytes: 48 << 20, keep_older: true }
     }
 }
 
@@ -98,14 +101,25 @@ enum State {
 impl RedbMeta {
     /// Opens the file, or makes a new one where there is none. Whatever else is at `path` is left as it is.
     pub fn open(path: &Path, options: Options) -> Result<(Self, Opened), MetaError> {
-        let medium = FileMedium::new(path, options.cache_bytes);
+        let medium = FileMedium::new(path, options);
         let created = medium.create_if_absent()?;
         Self::start(medium, created)
     }
 
     fn start(medium: impl Medium, created: bool) -> Result<(Self, Opened), MetaError> {
         let database = medium.open(Opening::First)?;
-        let (opened, sequence) = layout::begin(&database, created)?;
+        let found = layout::schema(&database)?;
+        if found < SCHEMA {
+            medium.keep(found).map_err(|error| MetaError::NotKept { found, known: SCHEMA, error })?;
+        }
+        let (opened, sequence) = layout::begin(&database, found, created)?;
+        if found < SCHEMA {
+            tracing::warn!(
+                from = found,
+                to = SCHEMA,
+                "the metadata was upgraded: versions that know only the older schema will refuse it"
+            );
+        }
         let shared = Arc::new(Shared::new(database));
         let (queue, inbox) = sync_channel(QUEUE + 2);
         let writer = Writer::new(shared.clone(), inbox, medium, sequence);

@@ -199,6 +199,11 @@ mod tests {
     fn a_reader_that_does_not_read_stops_nobody_and_memory_is_bounded() {
         let (lines, thread, _, key) = gated();
         let line = "x".repeat(1 << 10);
+        put(&lines, &line);
+        // The thread has taken it, and comes to no other until that is written.
+        while !lines.0.lock().bytes.is_empty() {
+            thread::yield_now();
+        }
         for _ in 0..3 * MOST / line.len() {
             put(&lines, &line);
         }

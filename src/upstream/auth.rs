@@ -119,13 +119,21 @@ impl Auth {
         image: Option<&ImageName>,
     ) -> Result<Pass, UpstreamError> {
         if matches!(pass, Pass::Token { granted, .. } if *granted || Bug::TokenNeverRenewed.is_planted()) {
-            return Err(self.refused(Kind::Denied, "refuses access, although it has just granted a token"));
+            return Err(
+                self.refused(Kind::Denied, "access is refused, although a token has just been granted")
+            );
         }
         let offered = challenges(headers);
         match (offered.bearer, &self.basic, pass) {
             (Some((realm, service)), ..) => {
                 let realm = self.trusted_realm(&realm)?;
                 let url = token_url(&realm, service.as_deref(), image);
+                if pass.header().is_some() {
+                    tracing::info!(
+                        upstream = place(&self.base),
+                        "token_refresh: an upstream takes its token no more"
+                    );
+                }
                 self.remember(Challenge::Bearer { realm, service });
                 self.token(url, pass.header()).await
             }

@@ -157,11 +157,11 @@ impl Answer {
         match self.status.as_u16() {
             // The signed address has expired, most likely: the registry gives a new one when asked again.
             401 | 403 if self.foreign && !Bug::ExpiredAddressBelieved.is_planted() => {
-                self.error(Kind::Broken, "refuses the address that the registry redirected to")
+                self.error(Kind::Broken, "the address that the registry redirected to is refused")
             }
-            401 | 403 | 451 => self.error(Kind::Denied, "refuses access"),
-            404 | 410 => self.error(Kind::NotFound, "has no such content"),
-            416 => self.error(Kind::BadResume, "cannot go on at the byte that was asked for"),
+            401 | 403 | 451 => self.error(Kind::Denied, "access is refused"),
+            404 | 410 => self.error(Kind::NotFound, "there is no such content"),
+            416 => self.error(Kind::BadResume, "it cannot go on at the byte that was asked for"),
             429 => self.error(Kind::RateLimited, "too many requests"),
             status @ (408 | 500..=599) => self.error(Kind::Status5xx, &format!("answers {status}")),
             status => self.error(Kind::BadResponse, &format!("unexpected status {status}")),

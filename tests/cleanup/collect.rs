@@ -5,6 +5,7 @@ use binaryrepo::names::Algorithm;
 
 use super::model::Thing;
 use super::support::image::Content;
+use super::support::patience::found;
 use super::yard::{Yard, roomy, without_grace};
 
 const APP: &str = "docker-local/team/app";
@@ -144,13 +145,11 @@ async fn what_another_image_holds_stays_and_what_was_deleted_everywhere_goes() {
     assert_eq!(yard.blob(elsewhere, &layer.digest).await.unwrap(), layer.bytes);
     // A whole repository, with all that it held.
     yard.engine.delete_repository(&"other".parse().unwrap(), true).await.unwrap();
-    for _ in 0..1_000 {
+    let nothing_held = async || {
         yard.engine.collect(false).await.unwrap();
-        if yard.engine.status().await.counts.pinned_bytes == 0 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+        (yard.engine.status().await.counts.pinned_bytes == 0).then_some(())
+    };
+    found("nothing is held any more", nothing_held).await;
     assert!(!yard.file_of(&layer.digest).exists() && !yard.file_of(&config.digest).exists());
 }
 

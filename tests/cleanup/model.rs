@@ -75,18 +75,19 @@ impl Image {
 
     /// Everything unneeded goes.
     pub fn collect(&mut self, things: &BTreeMap<Digest, Thing>, untagged: bool) {
-        loop {
-            let needed = |digest: &Digest| {
-                let stays = things[digest].names.is_some()
-                    && (!untagged || self.tags.values().any(|tagged| tagged == digest));
-                stays || self.is_kept(digest, things)
-            };
-            let links: BTreeSet<Digest> = self.links.iter().copied().filter(needed).collect();
-            if links == self.links {
-                return;
-            }
-            self.links = links;
-        }
+        while self.collect_layer(things, untagged) {}
+    }
+
+    /// What is unneeded now goes, and what only that kept is unneeded from then on. `false`: nothing is.
+    pub fn collect_layer(&mut self, things: &BTreeMap<Digest, Thing>, untagged: bool) -> bool {
+        let needed = |digest: &Digest| {
+            let stays = things[digest].names.is_some()
+                && (!untagged || self.tags.values().any(|tagged| tagged == digest));
+            stays || self.is_kept(digest, things)
+        };
+        let links: BTreeSet<Digest> = self.links.iter().copied().filter(needed).collect();
+        let before = std::mem::replace(&mut self.links, links);
+        self.links != before
     }
 
     pub fn remove(&mut self, digest: &Digest) {

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::client::{Ask, Got};
+use super::support::fault::Fault;
 use super::support::image::{CONFIG, Content, Image, LAYER};
 use super::support::upstream::Registry;
 
@@ -148,6 +149,17 @@ impl World {
             } else {
                 self.tally.forgotten += 1;
             }
+        }
+    }
+
+    /// The upstream breaks some bodies off where they are asked for next.
+    pub fn break_some(&self, registry: &Registry, random: &mut Rng) {
+        for _ in 0..12 {
+            let number = random.usize(..self.images.len());
+            let layers = &self.images[number].layers;
+            let layer = &layers[random.usize(..layers.len())];
+            let line = format!("GET /v2/a/n{number}/blobs/{}", layer.digest);
+            registry.script(&line, [Fault::CloseAt(random.u64(1..layer.size()))]);
         }
     }
 

@@ -1,12 +1,15 @@
-//! The real server, killed at random moments while clients pull and push, and started again on what is left. Between
-//! two runs some cached files are damaged, as a power cut might have done. Now and then most images are deleted and
-//! cleaned up.
+//! The real server, killed at random moments while clients pull and push, and started again on what is left. Its
+//! upstream breaks some bodies off, and one fetch in four rounds is cut off by the kill. Between two runs some cached files
+//! and drafts are damaged, as a power cut might have done. Now and then most images are deleted and cleaned up.
 //!
 //! `CRASH_ROUNDS=4000` sets how often (300), `CRASH_SEED=7` replays the choices. `make crash` runs it alone.
 #![expect(clippy::disallowed_methods, reason = "this test looks at the data directory and reads the clock")]
 
 mod client;
+mod far;
 mod load;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod process;
 #[path = "../support/mod.rs"]
 mod support;
@@ -16,12 +19,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use far::{Far, goes_on};
 use load::{Load, World};
 use process::Process;
 use support::upstream::{Options, Registry};
 
 /// A clean stop now and then, after which everything is looked at.
 const LOOK_EVERY: u64 = 25;
+/// A fetch is cut off in one round of so many; in the next of them its draft is damaged as well.
+const FAR_EVERY: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
@@ -33,17 +39,26 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
     let registry = Registry::start(Options { connection_rate: Some(4 << 20), ..Options::default() }).await;
     let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let mut world = World::new(&registry, &mut random);
-    process::add_remote(dir.path(), &registry.url());
+    let mut far = Far::start().await;
+    process::add_remote(dir.path(), "hub", &registry.url());
+    process::add_remote(dir.path(), "far", &far.registry().url());
     let mut slowest = Duration::ZERO;
     for round in 1..=rounds {
         let start = Instant::now();
         let server = Process::start(dir.path()).await;
         slowest = slowest.max(start.elapsed());
+        registry.behave();
         world.first_look(server.address, &mut random).await;
+        far.go_on(server.address).await;
+        world.break_some(&registry, &mut random);
+        let look = round % LOOK_EVERY == 0 || round == rounds;
         let load = Load::start(&world, server.address, &mut random);
+        if !look && round % FAR_EVERY == 1 {
+            far.begin(server.address).await;
+        }
         tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
         server.check_promises().await;
-        if round % LOOK_EVERY == 0 || round == rounds {
+        if look {
             world.take_in(load.stop().await);
             world.all_is_there(server.address).await;
             world.forget_most(server.address).await;
@@ -55,15 +70,26 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
             server.kill();
             world.take_in(load.stop().await);
             world.damage(dir.path(), &mut random);
+            if round % (2 * FAR_EVERY) != 1 {
+                far.damage(dir.path());
+            }
         }
     }
+    let broken_off = registry.asked("/blobs/").iter().filter(|seen| goes_on(seen)).count();
     println!(
-        "{rounds} rounds in {:?}; slowest start {slowest:?}\n{}\nupstream: {} GETs of blobs, {} of them resumed",
+        "{rounds} rounds in {:?}; slowest start {slowest:?}\n{}\nupstream: {} GETs of blobs, {broken_off} of them went on \
+         where one had broken off\nfetches cut off by a kill: {} went on by range, {} began anew",
         started.elapsed(),
         world.tally,
         registry.asked("/blobs/").len(),
-        registry.asked("/blobs/").iter().filter(|seen| seen.range().is_some()).count(),
+        far.resumed,
+        far.begun_anew,
     );
+    if rounds >= 2 * FAR_EVERY {
+        assert!(broken_off > 0, "no body was broken off: nothing was shown of resumes");
+        assert!(far.resumed > 0, "no draft was gone on with after a kill: nothing was shown of them");
+        assert!(far.begun_anew > 0, "no damaged draft was found");
+    }
 }
 
 fn number(name: &str) -> Option<u64> {

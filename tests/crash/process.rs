@@ -14,6 +14,7 @@ use url::Url;
 use super::client::Ask;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_binaryrepo");
+const PLANTED: &str = "BINARYREPO_PLANTED_BUG";
 /// No start or stop takes as long, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -24,9 +25,9 @@ pub struct Process {
 }
 
 /// While no server runs: the command line opens the data directory itself.
-pub fn add_remote(dir: &Path, upstream: &Url) {
+pub fn add_remote(dir: &Path, name: &str, upstream: &Url) {
     let mut command = Command::new(BINARY);
-    command.env_clear().args(["repo", "add", "hub", upstream.as_str(), "--data-dir"]).arg(dir);
+    command.env_clear().args(["repo", "add", name, upstream.as_str(), "--data-dir"]).arg(dir);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -37,7 +38,10 @@ impl Process {
         let log = dir.join("server.log");
         let file: File = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let mut command = Command::new(BINARY);
-        command.env_clear().args([
+        command.env_clear();
+        // For a server that has it: see `planted`.
+        command.envs(std::env::var_os(PLANTED).map(|bug| (PLANTED, bug)));
+        command.args([
             "serve",
             "--listen",
             "127.0.0.1:0",

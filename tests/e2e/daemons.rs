@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(120);
 pub const CONTAINERD: &str = "/run/e2e-containerd/containerd.sock";
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
@@ -45,9 +45,7 @@ impl Dockerd {
         write_mirror(mirror)?;
         self.service.hang_up()?;
         let uses = || run("docker").args(["info"]).success().is_ok_and(|info| info.contains(mirror));
-        crate::world::eventually(Duration::from_secs(5), uses, || {
-            format!("dockerd does not take up the mirror {mirror}")
-        })
+        crate::world::eventually(START, uses, || format!("dockerd does not take up the mirror {mirror}"))
     }
 
     pub fn tail(&self) -> String {

@@ -13,7 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// A command that takes longer hangs; what is known to take longer says so.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 const POLL: Duration = Duration::from_millis(10);
 /// What is shown of a line of a log.
 const LINE: usize = 300;
@@ -126,7 +126,7 @@ impl Service {
         let file = File::options().create(true).append(true).open(log).context(log.display())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let child = command.spawn().context(format!("{name} does not start"))?;
-        Ok(Service { name: name.to_owned(), child, log: log.to_owned(), grace: Duration::from_secs(10) })
+        Ok(Service { name: name.to_owned(), child, log: log.to_owned(), grace: Duration::from_secs(30) })
     }
 
     /// Waits until `ready` says so; fails at once if the program ends before.
@@ -150,7 +150,7 @@ impl Service {
     }
 
     pub fn ready_at(&mut self, address: SocketAddr) -> Outcome {
-        self.ready(Duration::from_secs(20), || TcpStream::connect_timeout(&address, POLL * 10).is_ok())
+        self.ready(LIMIT, || TcpStream::connect_timeout(&address, POLL * 10).is_ok())
     }
 
     pub fn tail(&self, lines: usize) -> String {

@@ -7,19 +7,13 @@ use binaryrepo::meta::{DraftRow, LinkRow, MetaExt as _, RepositoryRow, TagRow};
 use binaryrepo::store::Call;
 
 use super::house::{House, drain, roomy};
-use super::rig::{Disk, Gate};
-use super::support::fault::Fault;
-use super::support::image::{Content, Image};
+use super::rig::{self, Disk};
+use super::support::fault::{Fault, Gate};
+use super::support::image::Image;
+use super::support::patience::found;
 use super::support::upstream::{Options, Registry};
 
 const SIZE: usize = 1 << 20;
-
-async fn pulled(house: &House, image: &str, layer: &Content) -> Verdict {
-    let answer = house.blob(image, &layer.digest, "").await.unwrap();
-    let verdict = answer.verdict;
-    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
-    verdict
-}
 
 fn slow() -> Options {
     Options { connection_rate: Some(2 << 20), ..Options::default() }
@@ -30,12 +24,14 @@ fn slow() -> Options {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_turns_up_during_its_fill_is_harmless() {
     for right in [true, false] {
-        let registry = Registry::start(slow()).await;
+        let registry = Registry::open().await;
+        let half = Gate::closed();
+        registry.script("/blobs/", [Fault::HoldAt(SIZE as u64 / 2, half.clone())]);
         let image = Image::new(71, &[SIZE]);
         registry.add_image("a/b", "latest", &image);
         let layer = &image.layers[0];
-        let (disk, gate) = (Disk::default(), Gate::default());
-        disk.hold_after(1, Call::List, &gate);
+        let (disk, listing) = (Disk::default(), rig::Gate::default());
+        disk.hold_after(1, Call::List, &listing);
         let house = House::open(tempfile::tempdir().unwrap(), roomy(), disk).await;
         house.add("hub", binaryrepo::engine::RemoteSpec::new(registry.url())).await;
         house.manifest("a/b", "latest", Want::Body).await.unwrap();
@@ -45,14 +41,16 @@ async fn a_file_that_turns_up_during_its_fill_is_harmless() {
             planted[7] ^= 1;
         }
         std::fs::write(house.file_of(&layer.digest), planted).unwrap();
-        gate.open();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        listing.open();
+        let loaded = async || house.engine.status().await.counts.loaded.then_some(());
+        found("it is known what lies here", loaded).await;
+        half.open();
         for _ in 0..5 {
-            pulled(&house, "a/b", layer).await;
+            house.pulled("a/b", layer).await;
         }
         assert_eq!(drain(first.reader.unwrap()).await.whole(), layer.bytes);
         house.rest().await;
-        assert_eq!(pulled(&house, "a/b", layer).await, Verdict::Hit, "{right}");
+        assert_eq!(house.pulled("a/b", layer).await, Verdict::Hit, "{right}");
         assert_eq!(std::fs::read(house.file_of(&layer.digest)).unwrap(), layer.bytes, "{right}");
         house.eventually("no draft is left", |house| house.drafts() == 0).await;
     }
@@ -90,20 +88,20 @@ async fn the_order_of_eviction_survives_a_restart() {
     for (number, image) in images.iter().enumerate().take(4) {
         let name = format!("a/n{number}");
         house.manifest(&name, "latest", Want::Body).await.unwrap();
-        assert_eq!(pulled(&house, &name, &image.layers[0]).await, Verdict::Miss);
+        assert_eq!(house.pulled(&name, &image.layers[0]).await, Verdict::Miss);
         // Last uses are kept in milliseconds.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     // 0 is used again, so 1 is the oldest; then 2.
-    assert_eq!(pulled(&house, "a/n0", &images[0].layers[0]).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/n0", &images[0].layers[0]).await, Verdict::Hit);
     // 3 is not there any more when its use is noted.
-    assert_eq!(pulled(&house, "a/n3", &images[3].layers[0]).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/n3", &images[3].layers[0]).await, Verdict::Hit);
     std::fs::remove_file(house.file_of(&images[3].layers[0].digest)).unwrap();
     house = house.restart().await;
     for (number, image) in images.iter().enumerate().skip(3) {
         let name = format!("a/n{number}");
         house.manifest(&name, "latest", Want::Body).await.unwrap();
-        pulled(&house, &name, &image.layers[0]).await;
+        house.pulled(&name, &image.layers[0]).await;
         house.rest().await;
     }
     let here = |number: usize| house.file_of(&images[number].layers[0].digest).exists();

@@ -3,33 +3,22 @@
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
-use binaryrepo::engine::{Verdict, Want};
+use binaryrepo::engine::Verdict;
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 
-use super::house::{House, drain, roomy};
+use super::house::{House, roomy};
 use super::rig::{Disk, Gate};
-use super::support::image::{Content, Image};
+use super::support::image::Content;
 use super::support::upstream::Registry;
 
 const SIZE: usize = 300_000;
 
 async fn cached(registry: &Registry, size: usize) -> (House, Content) {
-    let image = Image::new(61, &[size]);
-    registry.add_image("a/b", "latest", &image);
-    let house = House::new(registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
-    let layer = image.layers[0].clone();
-    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    let (house, layer) = House::cold(registry, size).await;
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     house.rest().await;
     (house, layer)
-}
-
-async fn pulled(house: &House, layer: &Content) -> Verdict {
-    let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
-    let verdict = answer.verdict;
-    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
-    verdict
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,9 +31,9 @@ async fn a_blob_that_cannot_be_read_breaks_one_body_and_is_fetched_again() {
     house.eventually("it is set aside", |house| house.set_aside() == 1).await;
     house.disk.heal();
     house.rest().await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     house.rest().await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
     assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
 }
@@ -55,7 +44,7 @@ async fn a_small_blob_that_cannot_be_read_is_fetched_again_for_the_same_client()
     let registry = Registry::open().await;
     let (house, layer) = cached(&registry, 2_000).await;
     house.disk.fail_times(1, Call::Read, Errno::IO);
-    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     assert_eq!(house.set_aside(), 1);
 }
 
@@ -83,9 +72,9 @@ async fn what_an_operator_put_there_or_took_away_is_fetched_again() {
             let registry = Registry::open().await;
             let (house, layer) = cached(&registry, size).await;
             deed(&house.file_of(&layer.digest));
-            pulled(&house, &layer).await;
+            house.pulled("a/b", &layer).await;
             house.rest().await;
-            pulled(&house, &layer).await;
+            house.pulled("a/b", &layer).await;
             assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0, "{name}");
         }
     }
@@ -106,7 +95,7 @@ async fn after_a_kill_a_damaged_file_of_the_right_length_is_not_served() {
         let mut clients = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let (house, layer) = (house.clone(), layer.clone());
-            clients.spawn(async move { pulled(&house, &layer).await });
+            clients.spawn(async move { house.pulled("a/b", &layer).await });
         }
         while let Some(verdict) = clients.join_next().await {
             assert!(matches!(verdict.unwrap(), Verdict::Miss | Verdict::Joined | Verdict::Hit));
@@ -126,9 +115,9 @@ async fn after_a_kill_a_good_file_is_served_before_the_index_is_loaded() {
     // The first list is that of the drafts.
     disk.hold_after(1, Call::List, &gate);
     let house = House::open(house.crash_image().await, roomy(), disk).await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     gate.open();
     house.rest().await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
 }

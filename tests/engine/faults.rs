@@ -11,22 +11,13 @@ use super::support::upstream::Registry;
 
 const SIZE: usize = 400_000;
 
-async fn with_layer(registry: &Registry) -> (House, Image) {
-    let image = Image::new(11, &[SIZE]);
-    registry.add_image("a/b", "latest", &image);
-    let house = House::new(registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
-    (house, image)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_connection_is_taken_up_where_it_broke() {
     for fault in
         [Fault::ResetAt(150_000), Fault::CloseAt(150_000), Fault::ResetBeforeHead, Fault::status(503)]
     {
         let registry = Registry::open().await;
-        let (house, image) = with_layer(&registry).await;
-        let layer = &image.layers[0];
+        let (house, layer) = House::cold(&registry, SIZE).await;
         registry.script(&layer.digest.to_string(), [fault.clone()]);
         let bytes = house.pull("a/b", &layer.digest).await.unwrap().whole();
         assert_eq!(bytes, layer.bytes, "{fault:?}");
@@ -42,8 +33,7 @@ async fn a_broken_connection_is_taken_up_where_it_broke() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_cannot_resume_is_read_from_its_beginning() {
     let registry = Registry::open().await;
-    let (house, image) = with_layer(&registry).await;
-    let layer = &image.layers[0];
+    let (house, layer) = House::cold(&registry, SIZE).await;
     registry.script(&layer.digest.to_string(), [Fault::CloseAt(150_000), Fault::IgnoreRange]);
     assert_eq!(house.pull("a/b", &layer.digest).await.unwrap().whole(), layer.bytes);
 }
@@ -51,8 +41,7 @@ async fn a_source_that_cannot_resume_is_read_from_its_beginning() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_receives_a_complete_body_that_does_not_match() {
     let registry = Registry::open().await;
-    let (house, image) = with_layer(&registry).await;
-    let layer = &image.layers[0];
+    let (house, layer) = House::cold(&registry, SIZE).await;
     registry.always(&layer.digest.to_string(), Fault::WrongByteAt(10));
     match house.pull("a/b", &layer.digest).await {
         Ok(got) => assert!(got.broken().len() < SIZE),
@@ -69,11 +58,7 @@ async fn nobody_receives_a_complete_body_that_does_not_match() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_sent_nothing_follows_to_the_clean_retry() {
     let registry = Registry::open().await;
-    let image = Image::new(12, &[40_000]);
-    registry.add_image("a/b", "latest", &image);
-    let house = House::new(&registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
-    let layer = &image.layers[0];
+    let (house, layer) = House::cold(&registry, 40_000).await;
     registry.script(&layer.digest.to_string(), [Fault::WrongByteAt(10)]);
     // Up to 64 KiB nothing is sent before the proof, so the clients never notice.
     assert_eq!(house.pull("a/b", &layer.digest).await.unwrap().whole(), layer.bytes);
@@ -83,8 +68,7 @@ async fn who_was_sent_nothing_follows_to_the_clean_retry() {
 async fn too_long_and_too_short_bodies_are_never_complete() {
     for fault in [Fault::Longer(100), Fault::All(vec![Fault::Longer(100), Fault::NoLength])] {
         let registry = Registry::open().await;
-        let (house, image) = with_layer(&registry).await;
-        let layer = &image.layers[0];
+        let (house, layer) = House::cold(&registry, SIZE).await;
         registry.always(&layer.digest.to_string(), fault.clone());
         match house.pull("a/b", &layer.digest).await {
             Ok(Got::Whole(_)) => panic!("{fault:?} was served as whole"),
@@ -97,15 +81,14 @@ async fn too_long_and_too_short_bodies_are_never_complete() {
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_of_the_upstream_are_told_apart() {
     let registry = Registry::open().await;
-    let (house, image) = with_layer(&registry).await;
-    let layer = &image.layers[0];
+    let (house, layer) = House::cold(&registry, SIZE).await;
     let digest = layer.digest.to_string();
     registry.script(&digest, [Fault::answer(429, &[("retry-after", "1")], "")]);
     let error = house.blob("a/b", &layer.digest, "").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::TooManyRequests);
     assert_eq!(error.retry_after, Some(Duration::from_secs(1)));
 
-    let unknown = image.config.digest;
+    let unknown = registry.add_blob("a/b", 12, 100).digest;
     registry.script(&unknown.to_string(), [Fault::status(404)]);
     let error = house.blob("a/b", &unknown, "").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::BlobUnknown);

@@ -1,21 +1,22 @@
 //! A data directory with an engine and a remote that points at a scripted upstream.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use binaryrepo::engine::{
     BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
-    RepositorySpec, Scope, Settings, Want,
+    RepositorySpec, Scope, Settings, Verdict, Want,
 };
-use binaryrepo::meta::{Batch, Durability, Meta as _, Options, RedbMeta};
+use binaryrepo::meta::{Options, RedbMeta};
 use binaryrepo::names::{Digest, RangeRequest};
 use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
 use tempfile::TempDir;
 
 use crate::rig::{Disk, Ledger};
+use crate::support::image::{Content, Image};
+use crate::support::patience::found;
 use crate::support::upstream::Registry;
 
 pub struct House {
@@ -56,6 +57,15 @@ impl House {
         house
     }
 
+    /// One that knows of the image `a/b` and its layer, and has not fetched that.
+    pub async fn cold(registry: &Registry, size: usize) -> (Self, Content) {
+        let image = Image::new(51, &[size]);
+        registry.add_image("a/b", "latest", &image);
+        let house = Self::new(registry).await;
+        house.manifest("a/b", "latest", Want::Body).await.unwrap();
+        (house, image.layers[0].clone())
+    }
+
     /// On a data directory that may be there already, and a disk that may fail from the start.
     pub async fn open(dir: TempDir, settings: Settings, disk: Disk) -> Self {
         let metrics = Metrics::new();
@@ -83,9 +93,8 @@ impl House {
 
     /// A data directory as a kill would have left it a second from now, for another house. This one goes on.
     pub async fn crash_image(&self) -> TempDir {
-        self.ledger.apply(Batch::new(Durability::Durable)).await.unwrap();
         let image = tempfile::tempdir().unwrap();
-        copy(self.dir.path(), image.path());
+        self.ledger.crash_image(self.dir.path(), image.path()).await;
         image
     }
 
@@ -132,16 +141,22 @@ impl House {
         Ok(drain(self.blob(image, digest, "").await?.reader.unwrap()).await)
     }
 
+    /// Pulls all of a blob, and answers how it was come by.
+    pub async fn pulled(&self, image: &str, blob: &Content) -> Verdict {
+        let answer = self.blob(image, &blob.digest, "").await.unwrap();
+        let verdict = answer.verdict;
+        assert!(drain(answer.reader.unwrap()).await.whole() == blob.bytes, "{} has other bytes", blob.digest);
+        verdict
+    }
+
     /// Waits until nothing is under way: the last byte goes out before a blob lies in its place.
     pub async fn rest(&self) {
-        for _ in 0..500 {
+        let rested = async || {
             let counts = self.engine.status().await.counts;
-            if counts.flights + counts.queued + counts.waiters == 0 && counts.evicting_bytes == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("not at rest within ten seconds: {:?}", self.engine.status().await.counts);
+            let rests = counts.flights + counts.queued + counts.waiters == 0 && counts.evicting_bytes == 0;
+            rests.then_some(())
+        };
+        found("nothing is under way", rested).await;
     }
 
     /// How many drafts lie in the data directory.
@@ -149,34 +164,27 @@ impl House {
         std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count()
     }
 
+    /// How many bytes they hold.
+    pub fn draft_bytes(&self) -> u64 {
+        let drafts = std::fs::read_dir(self.dir.path().join("tmp")).unwrap();
+        drafts.map(|draft| draft.unwrap().metadata().map_or(0, |file| file.len())).sum()
+    }
+
+    /// Waits until so many wait for an answer of the upstream.
+    pub async fn until_waiting(&self, clients: usize) {
+        let enough = async || (self.engine.status().await.counts.waiters == clients).then_some(());
+        found("all of them wait", enough).await;
+    }
+
     /// Waits until `done`, in real time, or fails.
     pub async fn eventually(&self, what: &str, mut done: impl FnMut(&Self) -> bool) {
-        for _ in 0..500 {
-            if done(self) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("not within ten seconds: {what}");
+        found(what, async || done(self).then_some(())).await;
     }
 }
 
 /// No limit but the disk itself.
 pub fn roomy() -> Settings {
     Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

@@ -2,19 +2,12 @@
 
 use binaryrepo::engine::{Verdict, Want};
 
-use super::house::{House, drain};
+use super::house::House;
 use super::rig::Mood;
-use super::support::image::{Content, Image};
+use super::support::image::Image;
 use super::support::upstream::Registry;
 
 const SIZE: usize = 200_000;
-
-async fn pulled(house: &House, layer: &Content) -> Verdict {
-    let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
-    let verdict = answer.verdict;
-    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
-    verdict
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pulls_go_on_while_nothing_can_be_noted() {
@@ -25,17 +18,17 @@ async fn pulls_go_on_while_nothing_can_be_noted() {
         registry.add_image("a/b", "new", &new);
         let house = House::new(&registry).await;
         house.manifest("a/b", "known", Want::Body).await.unwrap();
-        assert_eq!(pulled(&house, &known.layers[0]).await, Verdict::Miss);
+        assert_eq!(house.pulled("a/b", &known.layers[0]).await, Verdict::Miss);
         house.rest().await;
         house.ledger.is(mood);
 
         assert_eq!(house.manifest("a/b", "known", Want::Body).await.unwrap().verdict, Verdict::Hit);
-        assert_eq!(pulled(&house, &known.layers[0]).await, Verdict::Hit, "{mood:?}");
+        assert_eq!(house.pulled("a/b", &known.layers[0]).await, Verdict::Hit, "{mood:?}");
         for _ in 0..3 {
             let manifest = house.manifest("a/b", "new", Want::Body).await.unwrap();
             assert_eq!(manifest.bytes, new.manifest.bytes);
             for layer in known.layers.iter().chain(new.blobs()) {
-                pulled(&house, layer).await;
+                house.pulled("a/b", layer).await;
                 house.rest().await;
             }
         }
@@ -48,12 +41,12 @@ async fn pulls_go_on_while_nothing_can_be_noted() {
         for _ in 0..2 {
             house.manifest("a/b", "new", Want::Body).await.unwrap();
             for layer in new.blobs() {
-                pulled(&house, layer).await;
+                house.pulled("a/b", layer).await;
             }
             house.rest().await;
         }
         for layer in new.blobs() {
-            assert_eq!(pulled(&house, layer).await, Verdict::Hit, "{mood:?}");
+            assert_eq!(house.pulled("a/b", layer).await, Verdict::Hit, "{mood:?}");
         }
         assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0);
         house.eventually("no draft is left", |house| house.drafts() == 0).await;

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use binaryrepo::engine::{MaxSize, Settings, Verdict, Want};
 use binaryrepo::meta::{
@@ -12,8 +11,10 @@ use binaryrepo::names::{Digest, RepositoryId};
 
 use super::house::{House, drain};
 use super::rig::Disk;
+use super::support::fault::Fault;
 use super::support::image::Image;
-use super::support::upstream::{Options, Registry};
+use super::support::patience::found;
+use super::support::upstream::Registry;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_cached_survives_a_restart() {
@@ -37,14 +38,15 @@ async fn what_is_cached_survives_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_goes_on_after_a_restart_where_it_was() {
-    let registry = Registry::start(Options { connection_rate: Some(1 << 20), ..Options::default() }).await;
+    let registry = Registry::open().await;
     let image = Image::new(32, &[3 << 20]);
     registry.add_image("a/b", "latest", &image);
+    registry.script("/blobs/", [Fault::StallAt(1 << 20)]);
     let house = House::new(&registry).await;
     house.manifest("a/b", "latest", Want::Body).await.unwrap();
     let layer = &image.layers[0];
     let client = house.blob("a/b", &layer.digest, "").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    house.eventually("some of it is written", |house| house.draft_bytes() >= 1 << 19).await;
     drop(client);
     let house = house.restart().await;
     assert_eq!(house.drafts(), 1);
@@ -73,9 +75,9 @@ async fn the_least_recently_used_go_first_and_readers_finish() {
     // Used again in this order: the second is the oldest now. A fetch is over only when it is a hit.
     for number in [1, 2, 0] {
         let (name, digest) = (format!("a/n{number}"), images[number].layers[0].digest);
-        while house.blob(&name, &digest, "").await.unwrap().verdict != Verdict::Hit {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let again = async || house.blob(&name, &digest, "").await.ok();
+        let hit = async || again().await.filter(|answer| answer.verdict == Verdict::Hit);
+        drop(found("it is a hit", hit).await);
     }
     let reading = house.blob("a/n1", &images[1].layers[0].digest, "").await.unwrap();
     house.manifest("a/n3", "latest", Want::Body).await.unwrap();
@@ -128,15 +130,8 @@ async fn a_lost_pushed_blob_is_announced_kept_in_mind_and_never_evicted_again() 
         drain(answer.reader.unwrap()).await.whole();
     }
     // The second was one too many, and the first is the older one. What is pinned does not count.
-    let mut pinned = 0;
-    for _ in 0..500 {
-        pinned = house.engine.status().await.counts.pinned_bytes;
-        if pinned > 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(pinned, 300_000);
+    let pinned = async || Some(house.engine.status().await.counts.pinned_bytes).filter(|bytes| *bytes > 0);
+    assert_eq!(found("the pushed one is pinned", pinned).await, 300_000);
     assert!(file(&house.dir, &pushed).exists() && file(&house.dir, &cached).exists());
     house.engine.shutdown().await;
     let House { dir, engine, ledger, .. } = house;

@@ -1,10 +1,11 @@
 //! A disk and a metadata store that fail as a test says.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use binaryrepo::meta::{Applying, Batch, Meta, MetaError, Pair, Table};
+use binaryrepo::meta::{Applying, Batch, Durability, Meta, MetaError, Pair, Table};
 use binaryrepo::store::{Call, Faults, Strike};
 use rustix::io::Errno;
 
@@ -96,7 +97,7 @@ impl Disk {
     }
 }
 
-/// Holds up whoever comes, until it is opened; ten seconds at most, so that a failed test ends.
+/// Holds up whoever comes, until it is opened; a minute at most, so that a failed test ends.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<Latch>, Condvar)>);
 
@@ -120,7 +121,7 @@ impl Gate {
     fn wait(&self) {
         let mut latch = self.0.0.lock().unwrap();
         latch.reached = true;
-        drop(self.0.1.wait_timeout_while(latch, Duration::from_secs(10), |latch| !latch.open));
+        drop(self.0.1.wait_timeout_while(latch, Duration::from_secs(60), |latch| !latch.open));
     }
 }
 
@@ -138,24 +139,51 @@ pub enum Mood {
     PanicsAtCopy,
 }
 
-/// A metadata store with moods.
+/// A metadata store with moods, which counts the rows that are read.
 pub struct Ledger {
     inner: Arc<dyn Meta>,
     mood: Mutex<Mood>,
+    rows_read: AtomicUsize,
 }
 
 impl Ledger {
     pub fn over(inner: Arc<dyn Meta>) -> Self {
-        Self { inner, mood: Mutex::new(Mood::Well) }
+        Self { inner, mood: Mutex::new(Mood::Well), rows_read: AtomicUsize::new(0) }
     }
 
     pub fn is(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
+
+    /// How many rows were read since this was last asked.
+    pub fn take_rows_read(&self) -> usize {
+        self.rows_read.swap(0, Ordering::Relaxed)
+    }
+
+    /// Copies its data directory as a kill would leave it now.
+    pub async fn crash_image(&self, from: &Path, to: &Path) {
+        self.apply(Batch::new(Durability::Durable)).await.unwrap();
+        copy(from, to);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            // A draft may go while it is copied.
+            let _ = std::fs::copy(entry.path(), target);
+        }
+    }
 }
 
 impl Meta for Ledger {
     fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
+        self.rows_read.fetch_add(1, Ordering::Relaxed);
         self.inner.get_raw(table, key)
     }
 
@@ -166,7 +194,9 @@ impl Meta for Ledger {
         prefix: &[u8],
         limit: usize,
     ) -> Result<Vec<Pair>, MetaError> {
-        self.inner.scan_raw(table, after, prefix, limit)
+        let rows = self.inner.scan_raw(table, after, prefix, limit)?;
+        self.rows_read.fetch_add(rows.len(), Ordering::Relaxed);
+        Ok(rows)
     }
 
     fn apply(&self, batch: Batch) -> Applying {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use binaryrepo::engine::{Purge, RemoteSpec, Settings, Verdict, Want};
 
-use super::house::{House, drain};
+use super::house::House;
 use super::rig::Disk;
-use super::support::image::{Content, Image};
+use super::support::image::Image;
+use super::support::patience::found;
 use super::support::upstream::Registry;
 
 const NAME: &str = "small_disk::a_full_disk_refuses_nobody";
@@ -67,25 +68,21 @@ async fn on_a_small_disk(mount: &Path) {
     assert!(house.files().len() < 8);
     assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0, "there was always something to evict");
 
-    // A neighbour takes all that is free. Room is made by a fresh account.
+    // A neighbour takes all that is free. Room is made by a fresh account, for which nobody waits longer than five
+    // seconds; that they are enough is shown where the disk is scripted.
     let neighbour = mount.join("neighbour");
     fill_up(&neighbour);
-    assert_eq!(pulled(&house, 0, &images[0]).await, Verdict::Miss);
+    assert_ne!(pulled(&house, 0, &images[0]).await, Verdict::Hit);
     house.rest().await;
-    assert_eq!(pulled(&house, 0, &images[0]).await, Verdict::Hit);
-    assert_eq!(house.metric("binaryrepo_cache_bypass_total"), 0);
+    assert!(becomes_a_hit(&house, 0, &images[0]).await);
 
     // What is larger than the disk goes past the cache.
     assert_eq!(pulled(&house, 8, &large).await, Verdict::Bypass);
 
     // Nothing is left that could go. The metadata had no room either, and comes back by itself.
     std::fs::remove_file(&neighbour).unwrap();
-    for _ in 0..100 {
-        if house.engine.purge(&"hub".parse().unwrap(), Purge::All).await.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let purged = async || house.engine.purge(&"hub".parse().unwrap(), Purge::All).await.ok();
+    found("the metadata comes back", purged).await;
     house.rest().await;
     assert!(house.files().is_empty());
     fill_up(&neighbour);
@@ -99,14 +96,7 @@ async fn on_a_small_disk(mount: &Path) {
     // The neighbour goes. The space is looked at every ten seconds.
     std::fs::remove_file(&neighbour).unwrap();
     for (number, image) in images.iter().enumerate().take(3) {
-        for _ in 0..100 {
-            if pulled(&house, number, image).await == Verdict::Hit {
-                break;
-            }
-            house.rest().await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
-        assert_eq!(pulled(&house, number, image).await, Verdict::Hit, "{number}");
+        assert!(becomes_a_hit(&house, number, image).await, "{number}");
     }
     house.eventually("no draft is left", |house| house.drafts() == 0).await;
     assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0);
@@ -117,11 +107,18 @@ async fn pulled(house: &House, number: usize, image: &Image) -> Verdict {
     let name = format!("a/n{number}");
     let manifest = house.manifest(&name, "latest", Want::Body).await.unwrap();
     assert_eq!(manifest.bytes, image.manifest.bytes);
-    let layer: &Content = &image.layers[0];
-    let answer = house.blob(&name, &layer.digest, "").await.unwrap();
-    let verdict = answer.verdict;
-    assert!(drain(answer.reader.unwrap()).await.whole() == layer.bytes, "{number}");
-    verdict
+    house.pulled(&name, &image.layers[0]).await
+}
+
+async fn becomes_a_hit(house: &House, number: usize, image: &Image) -> bool {
+    for _ in 0..100 {
+        if pulled(house, number, image).await == Verdict::Hit {
+            return true;
+        }
+        house.rest().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    false
 }
 
 /// Takes every byte that is left.

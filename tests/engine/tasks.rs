@@ -1,6 +1,5 @@
 //! Tasks that die, stop, or are not waited for any more.
 
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -9,29 +8,13 @@ use binaryrepo::engine::{Verdict, Want};
 use super::house::{House, drain};
 use super::rig::Mood;
 use super::support::fault::Fault;
-use super::support::image::{Content, Image};
 use super::support::upstream::{Options, Registry};
-
-async fn cold(registry: &Registry, size: usize) -> (Arc<House>, Content) {
-    let image = Image::new(101, &[size]);
-    registry.add_image("a/b", "latest", &image);
-    let house = House::new(registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
-    (Arc::new(house), image.layers[0].clone())
-}
-
-async fn pulled(house: &House, layer: &Content) -> Verdict {
-    let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
-    let verdict = answer.verdict;
-    assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
-    verdict
-}
 
 /// The fill dies in the middle. Its readers are broken off, never ended; the key is free for the next client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_fill_frees_its_key() {
     let registry = Registry::start(Options { connection_rate: Some(1 << 20), ..Options::default() }).await;
-    let (house, layer) = cold(&registry, 2 << 20).await;
+    let (house, layer) = House::cold(&registry, 2 << 20).await;
     let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
     // After a second the fill notes its progress.
     house.ledger.is(Mood::Panics);
@@ -39,7 +22,7 @@ async fn a_panic_in_a_fill_frees_its_key() {
     assert_eq!(got, layer.bytes[..got.len()]);
     house.rest().await;
     house.eventually("its draft is gone", |house| house.drafts() == 0).await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
 }
 
@@ -47,30 +30,33 @@ async fn a_panic_in_a_fill_frees_its_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_removal_frees_its_key() {
     let registry = Registry::open().await;
-    let (house, layer) = cold(&registry, 200_000).await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Miss);
+    let (house, layer) = House::cold(&registry, 200_000).await;
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     house.rest().await;
     std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
     house.ledger.is(Mood::Panics);
-    pulled(&house, &layer).await;
+    house.pulled("a/b", &layer).await;
     house.rest().await;
-    assert_eq!(pulled(&house, &layer).await, Verdict::Hit);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
 }
 
 /// A silent upstream must not hold up the stop: what waits for its answer is put down at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_upstream_does_not_hold_up_the_stop() {
     let registry = Registry::open().await;
-    let (house, layer) = cold(&registry, 200_000).await;
+    let (house, layer) = House::cold(&registry, 200_000).await;
     registry.always("/v2/", Fault::silence());
     let mut blob = Box::pin(house.pull("a/b", &layer.digest));
     let mut manifest = Box::pin(house.manifest("a/b", "other", Want::Body));
     let mut cx = Context::from_waker(Waker::noop());
-    for _ in 0..20 {
-        assert!(matches!(blob.as_mut().poll(&mut cx), Poll::Pending));
-        assert!(matches!(manifest.as_mut().poll(&mut cx), Poll::Pending));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    registry.forget();
+    house
+        .eventually("both wait for the upstream", |_| {
+            assert!(matches!(blob.as_mut().poll(&mut cx), Poll::Pending));
+            assert!(matches!(manifest.as_mut().poll(&mut cx), Poll::Pending));
+            registry.log().len() == 2
+        })
+        .await;
     let started = Instant::now();
     house.engine.shutdown().await;
     // The grace is ten seconds; the stop takes hundredths of one.

@@ -4,7 +4,7 @@ use binaryrepo::engine::Purge;
 
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::{Ask, Client, Got};
-use super::flows::{Kept, all, hold, next_client, refused, whole};
+use super::flows::{Kept, all, end, hold, next_client, refused, whole};
 use super::support::fault::{Fault, Gate};
 use super::world::{LARGE, SIZE, Setup, World, judge};
 
@@ -56,8 +56,7 @@ fn k1(cell: Cell) -> Plan {
         let got = all(clients).await;
         world.rest().await?;
         let seen = whole(fetched(cell)).check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(if got.is_empty() { "nobody is left; the fetch ends well".to_owned() } else { seen })
     })
 }
@@ -73,8 +72,7 @@ fn k2(cell: Cell) -> Plan {
         world.rest().await?;
         let got = world.pull("a/b").got().await;
         let seen = whole(fetched(cell)).check(&world, &[got])?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(format!("the fetch goes on to its end; who comes next: {seen}"))
     })
 }
@@ -105,8 +103,7 @@ fn k3(cell: Cell) -> Plan {
         got.push(slow.got().await);
         world.rest().await?;
         let seen = whole(fetched(cell)).check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(seen)
     })
 }
@@ -129,8 +126,7 @@ fn k4(cell: Cell) -> Plan {
         let got = all(clients).await;
         world.rest().await?;
         let seen = whole(fetched(cell)).check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         // Right after a failure: a fresh fetch, or the failure again, but never half a body.
         if cell.phase == Phase::First {
             right_after_a_failure(cell).await?;
@@ -145,8 +141,7 @@ async fn right_after_a_failure(cell: Cell) -> Result<(), String> {
     let first = world.pull("a/b").got().await;
     let got = all(world.pulls(cell.clients())).await;
     refused(&[404], 1..=1).check(&world, &[vec![first], got].concat())?;
-    next_client(&world).await?;
-    world.finish().await
+    end(world).await
 }
 
 fn k5(cell: Cell) -> Plan {
@@ -188,8 +183,7 @@ fn k5(cell: Cell) -> Plan {
             }
         }
         whole(fetched(cell)).check(&world, &whole_one)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok("each its part, or 416; no further GET".to_owned())
     })
 }
@@ -220,8 +214,7 @@ fn k6(cell: Cell) -> Plan {
         let got = all(leader).await;
         world.rest().await?;
         whole(fetched(cell)).check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok("200 with its length, or 304; no further GET".to_owned())
     })
 }
@@ -258,8 +251,7 @@ fn k7(cell: Cell) -> Plan {
         if sent > most {
             return Err(format!("the upstream sent {sent} bytes"));
         }
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok("404 for strangers, whole with a proof of one's own; one GET of all bytes".to_owned())
     })
 }
@@ -275,8 +267,7 @@ fn k8(cell: Cell) -> Plan {
         world.rest().await?;
         let kept = if cell.phase == Phase::After { Kept::Nothing } else { Kept::Blob };
         let seen = whole(fetched(cell)).keeping(kept).check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(seen)
     })
 }
@@ -346,8 +337,7 @@ fn k10(cell: Cell) -> Plan {
         if heads != fetched(cell) || !world.registry.asked("GET /v2/a/b/manifests/").is_empty() {
             return Err(format!("{heads} HEADs: {:?}", world.registry.log()));
         }
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(if heads == 1 { "200; one HEAD".to_owned() } else { "200; nothing was asked".to_owned() })
     })
 }

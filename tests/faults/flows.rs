@@ -156,8 +156,7 @@ pub async fn upstream(
     };
     world.rest().await?;
     let seen = expect.check(&world, &got)?;
-    next_client(&world).await?;
-    world.finish().await?;
+    end(world).await?;
     Ok(seen)
 }
 
@@ -176,8 +175,7 @@ pub async fn held(
     world.rest().await?;
     let seen = expect.check(&world, &got)?;
     world.disk.heal();
-    next_client(&world).await?;
-    world.finish().await?;
+    end(world).await?;
     Ok(seen)
 }
 
@@ -196,6 +194,12 @@ pub async fn hold(world: &World, cell: Cell, clients: usize) -> Result<(Gate, Ve
         _ => world.until_at(&pulls, at).await?,
     }
     Ok((gate, pulls))
+}
+
+/// The end of every cell: somebody comes afterwards, and then nothing is under way and everything in order.
+pub async fn end(world: World) -> Result<(), String> {
+    next_client(&world).await?;
+    world.finish().await
 }
 
 /// Whatever happened: who comes through another image gets the right bytes, and the key is free.

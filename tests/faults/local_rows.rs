@@ -7,7 +7,9 @@ use rustix::io::Errno;
 
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::Ask;
-use super::flows::{Clients, Expect, Kept, PLACES, all, broken, held, hold, next_client, refused, whole};
+use super::flows::{
+    Clients, Expect, Kept, PLACES, all, broken, end, held, hold, next_client, refused, whole,
+};
 use super::rig::{Disk, Mood};
 use super::support::fault::{Fault, Gate};
 use super::support::upstream::Options;
@@ -80,8 +82,7 @@ async fn from_the_start(cell: Cell, breaks: impl FnOnce(&Disk), expect: Expect) 
         return Err("what could not be kept lies there".to_owned());
     }
     world.disk.heal();
-    next_client(&world).await?;
-    world.finish().await?;
+    end(world).await?;
     Ok(seen)
 }
 
@@ -99,8 +100,7 @@ async fn after_expecting(cell: Cell, breaks: impl FnOnce(&World), expect: Expect
     let seen = expect.check(&world, &got)?;
     world.disk.heal();
     world.ledger.is(Mood::Well);
-    next_client(&world).await?;
-    world.finish().await?;
+    end(world).await?;
     Ok(seen)
 }
 
@@ -233,8 +233,7 @@ fn l7(cell: Cell) -> Plan {
                     // It could not be noted, and is served all the same.
                     next_client(&world).await?;
                     world.ledger.is(Mood::Well);
-                    next_client(&world).await?;
-                    world.finish().await?;
+                    end(world).await?;
                     seen
                 }
             };
@@ -370,8 +369,7 @@ fn l12(cell: Cell) -> Plan {
             let got = all(world.pulls(cell.clients())).await;
             world.rest().await?;
             whole(1).check(&world, &got)?;
-            next_client(&world).await?;
-            world.finish().await?;
+            end(world).await?;
             Ok(format!("{seen}; then fetched again"))
         }),
         _ => run(async move {
@@ -438,8 +436,7 @@ fn l14(cell: Cell) -> Plan {
         if (cell.phase >= Phase::Middle) != seen_range.is_some() {
             return Err(format!("the next start asked for {seen_range:?}"));
         }
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(format!("{seen}; then resumed"))
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::{Ask, Got};
-use super::flows::{Clients, Expect, Kept, all, broken, next_client, refused, upstream, whole};
+use super::flows::{Clients, Expect, Kept, all, broken, end, refused, upstream, whole};
 use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
 use super::support::upstream::{Access, Options, Registry};
@@ -202,8 +202,7 @@ fn c7(cell: Cell) -> Plan {
         };
         let seen = expect.check(&world, &got)?;
         world.registry.resume().await;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         // With another origin nobody notices.
         let world = World::new(Setup { mirror: true, ..Setup::default() }).await;
         world.registry.stop().await;
@@ -250,8 +249,7 @@ fn c8(cell: Cell) -> Plan {
         if let Some(other) = got.iter().find(silent).filter(|_| cell.phase == Phase::Head) {
             return Err(format!("nothing is said of TLS: {other:?}"));
         }
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(seen)
     })
 }
@@ -342,8 +340,7 @@ async fn expire(cell: Cell, strike: impl FnOnce(&World), expect: Expect) -> Resu
     let got = all(clients).await;
     world.rest().await?;
     let seen = expect.check(&world, &got)?;
-    next_client(&world).await?;
-    world.finish().await?;
+    end(world).await?;
     Ok(seen)
 }
 
@@ -438,8 +435,7 @@ async fn says_when(cell: Cell) -> Result<(), String> {
         if let Some(other) = got.iter().find(|one| one.retry_after().is_none_or(|after| after > 300)) {
             return Err(format!("Retry-After: {wait} became {other:?}"));
         }
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
     }
     Ok(())
 }
@@ -521,8 +517,7 @@ fn c18(cell: Cell) -> Plan {
             _ => whole(3),
         };
         let seen = expect.check(&world, &got)?;
-        next_client(&world).await?;
-        world.finish().await?;
+        end(world).await?;
         Ok(seen)
     })
 }

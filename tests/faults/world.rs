@@ -11,9 +11,7 @@ use binaryrepo::engine::{
     Engine, Ground, LocalSpec, MaxSize, RemoteSpec, RepositorySpec, Settings, Timeouts,
 };
 use binaryrepo::http::{Limits, Listener, Service, serve};
-use binaryrepo::meta::{
-    Batch, CopyRow, Durability, Meta as _, MetaError, MetaExt as _, Opened, Options as MetaOptions, RedbMeta,
-};
+use binaryrepo::meta::{CopyRow, MetaError, MetaExt as _, Opened, Options as MetaOptions, RedbMeta};
 use binaryrepo::names::{Algorithm, Digest};
 use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
@@ -24,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Ask, Client, Got};
 use super::rig::{Disk, Ledger};
 use super::support::image::{Content, Image};
+use super::support::patience::within;
 use super::support::upstream::{Options, Registry};
 
 /// Larger than what is held back whole, and small enough for six hundred worlds.
@@ -68,7 +67,8 @@ impl Default for Setup {
 
 pub struct World {
     pub registry: Registry,
-    pub mirror: Option<Registry>,
+    /// Serves as long as it lives.
+    _mirror: Option<Registry>,
     pub image: Image,
     pub layer: Content,
     pub dir: TempDir,
@@ -113,7 +113,7 @@ impl World {
         let layer = image.layers[0].clone();
         let world = Self {
             registry,
-            mirror,
+            _mirror: mirror,
             image,
             layer,
             dir,
@@ -176,13 +176,8 @@ impl World {
     pub async fn until(&self, what: &str, mut done: impl AsyncFnMut() -> bool) -> Result<(), String> {
         // Less where it is known that it will not come.
         let seconds = std::env::var("FAULTS_PATIENCE_S").map_or(30, |seconds| seconds.parse().unwrap());
-        for _ in 0..seconds * 100 {
-            if done().await {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Err(format!("not within {seconds} seconds: {what}"))
+        let came = within(Duration::from_secs(seconds), async || done().await.then_some(())).await;
+        came.ok_or_else(|| format!("not within {seconds} seconds: {what}"))
     }
 
     /// Waits until so many wait for the head of the fetch.
@@ -268,9 +263,8 @@ impl World {
 
     /// A data directory as a kill would leave it now.
     pub async fn crash_image(&self) -> TempDir {
-        self.ledger.apply(Batch::new(Durability::Durable)).await.unwrap();
         let image = fast_dir();
-        copy(self.dir.path(), image.path());
+        self.ledger.crash_image(self.dir.path(), image.path()).await;
         image
     }
 
@@ -281,43 +275,15 @@ impl World {
 
     /// A new server on `dir`, or on this one's own directory; the old one is stopped.
     pub async fn revive(self, dir: Option<TempDir>) -> Self {
-        let Self {
-            registry,
-            mirror,
-            image,
-            layer,
-            dir: own,
-            disk,
-            settings,
-            stop,
-            serving,
-            engine,
-            ledger,
-            ..
-        } = self;
-        stop.cancel();
-        let _ = serving.await;
-        engine.shutdown().await;
-        drop((engine, ledger));
-        disk.heal();
-        let dir = dir.unwrap_or(own);
-        let (engine, ledger, metrics) = open(dir.path(), &settings, &disk).await;
+        self.stop.cancel();
+        let _ = self.serving.await;
+        self.engine.shutdown().await;
+        drop((self.engine, self.ledger));
+        self.disk.heal();
+        let dir = dir.unwrap_or(self.dir);
+        let (engine, ledger, metrics) = open(dir.path(), &self.settings, &self.disk).await;
         let (address, stop, serving) = listen(&engine);
-        Self {
-            registry,
-            mirror,
-            image,
-            layer,
-            dir,
-            disk,
-            ledger,
-            engine,
-            metrics,
-            address,
-            settings,
-            stop,
-            serving,
-        }
+        Self { dir, ledger, engine, metrics, address, stop, serving, ..self }
     }
 
     /// Everything is as it should be when nothing is under way; then the server stops.
@@ -376,20 +342,6 @@ fn listen(engine: &Engine) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
 /// In memory where the machine has that: what a sync costs is of no interest here.
 fn fast_dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir_all(&target).unwrap();
-            copy(&entry.path(), &target);
-        } else {
-            // A draft may go while it is copied.
-            let _ = std::fs::copy(entry.path(), target);
-        }
-    }
 }
 
 /// Whether anybody was handed a wrong body as a whole one.

@@ -14,7 +14,7 @@ use super::vectors::{self, Vector};
 /// No answer takes as long, unless the other side hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For a second answer, to what was hidden in a request.
-const AFTERWARDS: Duration = Duration::from_millis(300);
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// All vectors at once.
 pub async fn all(to: SocketAddr) {

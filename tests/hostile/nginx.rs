@@ -21,28 +21,32 @@ pub struct Nginx {
 impl Nginx {
     /// In front of `server`, which it asks from 127.0.0.2.
     pub fn start(server: SocketAddr) -> Self {
+        // An address that was free a moment ago may be somebody else's by now.
+        (0..10).find_map(|_| Self::start_at(free_address(), server)).expect("an address for nginx")
+    }
+
+    /// `None`: the address is taken.
+    fn start_at(address: SocketAddr, server: SocketAddr) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let address = free_address();
         write_configuration(dir.path(), address, server);
         let mut command = Command::new("nginx");
         command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
-        let child = command.stdin(Stdio::null()).spawn();
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("nginx is needed here and does not start: {error}"));
         let mut this = Self { address, child, dir };
-        this.wait_until_it_listens();
-        this
+        this.listens().then_some(this)
     }
 
-    fn wait_until_it_listens(&mut self) {
-        for _ in 0..1_000 {
-            if TcpStream::connect(self.address).is_ok() {
-                return;
-            }
+    fn listens(&mut self) -> bool {
+        for _ in 0..6_000 {
             if let Some(status) = self.child.try_wait().unwrap() {
-                panic!(
-                    "nginx ended, {status}: {}",
-                    fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default()
-                );
+                let log = fs::read_to_string(self.dir.path().join("error.log")).unwrap_or_default();
+                assert!(log.contains("Address already in use"), "nginx ended, {status}: {log}");
+                return false;
+            }
+            // nginx writes it once it listens, and only then.
+            if self.dir.path().join("nginx.pid").exists() && TcpStream::connect(self.address).is_ok() {
+                return true;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

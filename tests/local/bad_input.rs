@@ -7,8 +7,9 @@ use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
 use super::house::House;
-use super::pusher::{Pusher, blob, manifest, once_free, until, uploads};
+use super::pusher::{Pusher, blob, manifest, once_free, uploads};
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 
 const ID: &str = "1-00000000000000000000000000000000";
 
@@ -95,7 +96,10 @@ async fn a_body_that_stalls_or_breaks_off_leaves_the_upload() {
     let mut broken = TcpStream::connect(house.address).await.unwrap();
     broken.write_all(half(", world").as_bytes()).await.unwrap();
     drop(broken);
-    until(async || (client.get(&location).await.header("range") == Some("0-11")).then_some(())).await;
+    found("both words are written", async || {
+        (client.get(&location).await.header("range") == Some("0-11")).then_some(())
+    })
+    .await;
     let digest = Digest::of(Algorithm::Sha256, b"hello, world");
     let finished = once_free(async || client.finish(&location, &digest, &[]).await).await;
     assert_eq!(finished.status, 201, "{}", finished.all());

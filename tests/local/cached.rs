@@ -1,33 +1,34 @@
 //! Pushed beside cached: the same digest may come both ways, in any order, and what was pushed stays.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::client::Ask;
 use super::house::House;
 use super::pusher::{Pusher, blob, manifest};
+use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
-use super::support::upstream::{Options, Registry};
+use super::support::upstream::Registry;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_during_a_fetch_of_the_same_blob() {
-    let registry = Registry::start(Options { connection_rate: Some(2 << 20), ..Options::default() }).await;
+    let registry = Registry::open().await;
     let image = Image::new(1, &[2 << 20]);
     registry.add_image("a/b", "1", &image);
+    let gate = Gate::closed();
+    registry.script("/blobs/", [Fault::HoldAt(1 << 20, gate.clone())]);
     let house = House::beside(&registry).await;
     let client = Pusher(house.address);
     let layer = image.layers[0].clone();
     client.get("/v2/docker-remote/a/b/manifests/1").await;
-    let address = house.address;
     let target = format!("/v2/docker-remote/a/b/blobs/{}", layer.digest);
-    let pull = tokio::spawn(async move { Ask::get(&target).send(address).await });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut pull = Ask::get(&target).open(house.address).await;
+    pull.until(1).await;
     client.image("mine", "v1", &image).await;
     client.pull("mine", "v1", &image).await;
-    assert_eq!(pull.await.unwrap().body, layer.bytes);
+    gate.open();
+    assert_eq!(pull.rest().await.body, layer.bytes);
     // The fetch has ended after the push, and has not made it a cached copy.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    house.settled().await;
     let purged = house.api("DELETE", "/api/repository/docker-remote?purge=true", &json!({})).await;
     assert_eq!(purged.status, 204, "{}", purged.all());
     let house = house.restart().await;

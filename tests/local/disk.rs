@@ -8,9 +8,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::client::{Answer, Ask};
-use super::pusher::{Pusher, blob, manifest, once_free, until};
+use super::pusher::{Pusher, blob, manifest, once_free};
 use super::rig::{Disk, Gate, Ledger, Mood};
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 use super::workshop::Workshop;
 
 async fn workshop() -> Workshop {
@@ -152,7 +153,7 @@ async fn a_client_that_stops_waiting_finds_its_upload_again() {
     let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n");
     impatient.write_all(head.as_bytes()).await.unwrap();
     let client = Pusher(server.address);
-    until(async || gate.is_reached().then_some(())).await;
+    found("it is being read", async || gate.is_reached().then_some(())).await;
     // It is being read for that one: nobody else waits for the gate, and who only asks is told at once.
     assert_eq!(client.get(&location).await.header("range"), Some("0-99999"));
     let other = client.chunk(&location, "100000-100000", &content.bytes[100_000..=100_000]).await;

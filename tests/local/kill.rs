@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::process::Process;
 use super::pusher::Pusher;
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 
 /// Kills, unless `KILL_ROUNDS` says how many; the nightly run does.
 const ROUNDS: u64 = 20;
@@ -179,7 +180,14 @@ async fn what_was_acknowledged_survives_a_kill() {
             let number = (seed % 1000) * 1_000_000 + round * 100 + client;
             pushes.spawn(push(server.address, number, Arc::clone(&acknowledged)));
         }
-        tokio::time::sleep(Duration::from_micros(random.u64(500..120_000))).await;
+        // So far that every part of a push is cut somewhere, and on a slow machine some are acknowledged as well.
+        let enough = random.usize(..24);
+        let so_far = || {
+            let told = acknowledged.lock().unwrap();
+            told.blobs.len() + told.manifests.len()
+        };
+        found("enough is acknowledged", async || (so_far() >= enough).then_some(())).await;
+        tokio::time::sleep(Duration::from_micros(random.u64(..20_000))).await;
         // SIGKILL: nothing of the server runs after this.
         drop(server);
         while let Some(push) = pushes.join_next().await {
@@ -205,8 +213,8 @@ async fn an_upload_goes_on_where_a_kill_cut_it() {
     let content = Content::random(77, 12 * CHUNK);
     let mut server = Process::start(&dir, &[]);
     let location = Pusher(server.address).begin("cut").await;
-    // By then the disk knows of the upload.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // A durable write takes along what came before it: from now on the disk knows of the upload.
+    assert_eq!(Pusher(server.address).blob("other", &Content::random(78, 10)).await.status, 201);
     let mut there = 0;
     for _ in 0..3 {
         let client = Pusher(server.address);

@@ -80,7 +80,7 @@ async fn a_cached_layer_is_mounted_from_a_remote() {
     // Known to the remote, but not here: it must be uploaded.
     client.get("/v2/docker-remote/base/os/manifests/1").await;
     assert!(!is_mounted(&mount(client, "app", layer, "docker-remote/base/os").await, "app", layer));
-    house.pull("base/os", "1", &image).await;
+    house.cache("base/os", "1", &image).await;
     assert!(is_mounted(&mount(client, "app", layer, "docker-remote/base/os").await, "app", layer));
     assert!(is_mounted(
         &mount(client, "app", &image.config, "docker-remote/base/os").await,

@@ -1,13 +1,12 @@
 //! What a client does to push, one request after the other.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use binaryrepo::names::Digest;
-use tokio::time::timeout;
 
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 
 pub const OCTETS: &str = "application/octet-stream";
 
@@ -81,22 +80,9 @@ impl Pusher {
     }
 }
 
-/// Asks again and again until there is what is waited for.
-pub async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asking = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(30), asking).await.expect("what is waited for comes in time")
-}
-
 /// What is answered when nobody else works on the upload any more.
 pub async fn once_free(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
-    until(async || Some(ask().await).filter(|answer| answer.status != 416)).await
+    found("nobody works on it", async || Some(ask().await).filter(|answer| answer.status != 416)).await
 }
 
 /// Paths of `docker-local`.

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::support::patience::found;
+
 /// What is done to one of a few uploads.
 #[derive(Clone, Debug)]
 enum Step {
@@ -213,13 +215,9 @@ impl Model {
             assert_eq!(&std::fs::read(path).unwrap(), bytes);
         }
         let live = self.uploads.iter().filter(|known| !known.over && !known.bytes.is_empty()).count();
-        for _ in 0..500 {
-            if std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count() == live {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("there are other drafts than the {live} uploads with bytes");
+        let drafts = || std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count();
+        let what = format!("the drafts are those of the {live} uploads with bytes");
+        found(&what, async || (drafts() == live).then_some(())).await;
     }
 }
 

@@ -7,21 +7,16 @@ use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
 use super::house::House;
-use super::pusher::{Pusher, blob, once_free, until, uploads};
+use super::pusher::{Pusher, blob, once_free, uploads};
 use super::support::image::Content;
+use super::support::patience::found;
 
 fn drafts(house: &House) -> usize {
     std::fs::read_dir(house.dir.path().join("tmp")).unwrap().count()
 }
 
 async fn no_draft_is_left(house: &House) {
-    for _ in 0..500 {
-        if drafts(house) == 0 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("{} drafts are left", drafts(house));
+    found("no draft is left", async || (drafts(house) == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +133,8 @@ async fn who_comes_while_another_writes_is_out_of_order() {
     let head = format!("PATCH {location} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhello");
     first.write_all(head.as_bytes()).await.unwrap();
     // Until the first one holds it.
-    until(async || (client.get(&location).await.header("range") == Some("0-4")).then_some(())).await;
+    found("it is begun", async || (client.get(&location).await.header("range") == Some("0-4")).then_some(()))
+        .await;
     let refused = client.chunk(&location, "5-9", b"hello").await;
     assert_eq!(refused.code(), (416, "RANGE_INVALID".to_owned()));
     assert_eq!(refused.header("range"), Some("0-4"));
@@ -239,7 +235,8 @@ async fn an_upload_is_cancelled_while_somebody_writes() {
         "PATCH {location} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 10\r\n\r\nhello"
     );
     writer.write_all(head.as_bytes()).await.unwrap();
-    until(async || (client.get(&location).await.header("range") == Some("0-4")).then_some(())).await;
+    found("it is begun", async || (client.get(&location).await.header("range") == Some("0-4")).then_some(()))
+        .await;
     assert_eq!(client.send(Ask::new("DELETE", &location)).await.status, 204);
     assert_eq!(client.get(&location).await.status, 404);
     writer.write_all(b"world").await.unwrap();

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::rig::Disk;
+use super::support::patience::found;
 
 pub struct Workshop {
     pub address: SocketAddr,
@@ -62,12 +63,6 @@ impl Workshop {
     }
 
     pub async fn no_draft_is_left(&self) {
-        for _ in 0..500 {
-            if self.drafts() == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{} drafts are left", self.drafts());
+        found("no draft is left", async || (self.drafts() == 0).then_some(())).await;
     }
 }

@@ -3,20 +3,13 @@
 use serde_json::json;
 
 use super::client::{Answer, Ask};
-use super::house::House;
+use super::house::{House, hub_with};
 use super::support::image::{Content, Image};
-use super::support::upstream::Registry;
+use super::support::upstream::{Options, Registry};
 
 /// Trusted in these tests; 127.0.0.1 is not.
 const PROXY: &str = "127.0.0.2";
 const TRUSTING: super::house::Settings<'_> = &[("server.trusted_proxies", "127.0.0.2/32")];
-
-async fn hub(image: &Image) -> (Registry, House) {
-    let registry = Registry::open().await;
-    registry.add_image("library/redis", "7", image);
-    let house = House::beside_with(&registry, TRUSTING, json!({})).await;
-    (registry, house)
-}
 
 /// One image in its five ways: before `/manifests/`, behind it, and the host, where it matters.
 const WAYS: [(&str, &str, Option<&str>); 8] = [
@@ -41,7 +34,7 @@ fn ask(base: &str, path: &str, query: &str, host: Option<&str>) -> Ask {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_image_is_found_in_all_five_ways_and_fetched_once() {
     let image = Image::new(101, &[100_000]);
-    let (registry, house) = hub(&image).await;
+    let (registry, house) = hub_with(&image, Options::default(), TRUSTING).await;
     let layer = &image.layers[0];
     for (number, (base, query, host)) in WAYS.into_iter().enumerate() {
         let manifest = house.send(ask(base, "/manifests/7", query, host)).await;
@@ -74,7 +67,7 @@ fn next(answer: &Answer) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_leads_on_in_the_form_in_which_the_request_came() {
     let image = Image::new(102, &[10]);
-    let (registry, house) = hub(&image).await;
+    let (registry, house) = hub_with(&image, Options::default(), TRUSTING).await;
     for tag in ["a", "b"] {
         registry.shelf().tag("library/redis", tag, image.manifest.digest);
     }
@@ -97,7 +90,7 @@ async fn a_link_leads_on_in_the_form_in_which_the_request_came() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_prefix_replaces_the_path_of_the_repository() {
     let image = Image::new(103, &[10]);
-    let (registry, house) = hub(&image).await;
+    let (registry, house) = hub_with(&image, Options::default(), TRUSTING).await;
     registry.shelf().tag("library/redis", "8", image.manifest.digest);
     let page = |from: &str, prefix: Option<&str>| {
         let ask = Ask::get("/repo/docker-remote/v2/redis/tags/list?n=1").from(from);
@@ -141,7 +134,7 @@ async fn the_base_without_its_slash_is_moved_within_the_clients_view() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_way_that_matches_wins() {
     let image = Image::new(104, &[10]);
-    let (hub_registry, house) = hub(&image).await;
+    let (hub_registry, house) = hub_with(&image, Options::default(), TRUSTING).await;
     let other = Registry::open().await;
     let others = Image::new(105, &[10]);
     // The same names in the other registry, with other content.
@@ -172,7 +165,7 @@ async fn the_first_way_that_matches_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_name_that_a_proxy_saw_counts_only_if_the_proxy_is_trusted() {
     let image = Image::new(106, &[10]);
-    let (_hub, house) = hub(&image).await;
+    let (_hub, house) = hub_with(&image, Options::default(), TRUSTING).await;
     let other = Registry::open().await;
     let others = Image::new(107, &[10]);
     other.add_image("redis", "7", &others);

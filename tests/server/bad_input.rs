@@ -4,18 +4,10 @@
 use serde_json::json;
 
 use super::client::{Answer, Ask, raw};
-use super::house::{House, blob, manifest};
+use super::house::{House, blob, hub, manifest};
 use super::support::image::{Content, Image};
-use super::support::upstream::Registry;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-async fn hub(image: &Image) -> (Registry, House) {
-    let registry = Registry::open().await;
-    registry.add_image("library/redis", "7", image);
-    let house = House::beside(&registry).await;
-    (registry, house)
-}
 
 /// `METHOD path`, the status, the code.
 async fn check(house: &House, cases: &[(&str, &str, u16, &str)]) {

@@ -132,7 +132,7 @@ async fn what_is_cached_is_seen_and_purged_with_and_without_a_server() {
     let tags = offline.good(&["ls", "--tags"]);
     assert!(tags.contains("redis:7") && !tags.contains("redis:8"), "{tags}");
     let purged = offline.good(&["purge", "docker-remote/redis"]);
-    assert!(purged.starts_with("removed 1 manifests and 2 blobs"), "{purged}");
+    assert!(purged.starts_with("removed 1 manifest and 2 blobs"), "{purged}");
     assert_eq!(offline.good(&["ls"]), "there are no images yet\n");
     let unknown = offline.run(&["ls", "no-such"]);
     assert_eq!(unknown.code, 1, "{unknown:?}");

@@ -1,7 +1,6 @@
 //! A server within the test's own process, with an administrator who is on its machine.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use binaryrepo::StartError;
 use binaryrepo::config::{Config, Setting, Sources};
@@ -13,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
-use super::support::upstream::Registry;
+use super::support::patience::found;
+use super::support::upstream::{Options, Registry};
 
 /// `section.key` and its value, as on the command line.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
@@ -133,16 +133,23 @@ impl House {
     }
 }
 
+/// A server beside an upstream that has this image as `library/redis:7`.
+pub async fn hub(image: &Image) -> (Registry, House) {
+    hub_with(image, Options::default(), &[]).await
+}
+
+pub async fn hub_with(image: &Image, upstream: Options, settings: &[(&str, &str)]) -> (Registry, House) {
+    let registry = Registry::start(upstream).await;
+    registry.add_image("library/redis", "7", image);
+    let house = House::beside_with(&registry, settings, json!({})).await;
+    (registry, house)
+}
+
 /// Waits until what was fetched lies under its digest. A client has its last byte a moment before.
 pub async fn settled(address: SocketAddr) {
     let status = async || Ask::get("/api/status").send(address).await.json();
-    for _ in 0..1_000 {
-        if status().await["cache"]["fills_in_flight"] == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("a fetch never ends: {}", status().await);
+    let rests = async || (status().await["cache"]["fills_in_flight"] == 0).then_some(());
+    found("no fetch is under way", rests).await;
 }
 
 /// Of a scrape, the value behind `name{labels}`.

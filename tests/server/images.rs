@@ -4,10 +4,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::client::Ask;
-use super::house::{House, push, put_manifest};
+use super::house::{House, hub, push, put_manifest};
 use super::process::{Process, failed, good};
 use super::support::image::{Image, Index};
-use super::support::upstream::Registry;
 
 /// The year is enough: the clock is not the test's.
 fn is_a_date(text: &Value) -> bool {
@@ -146,10 +145,8 @@ async fn immutable_tags_are_not_removed_either() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cached_image_says_what_a_pull_needs_and_what_lies_here() {
-    let registry = Registry::open().await;
     let image = Image::new(9, &[4_000]);
-    registry.add_image("library/redis", "7", &image);
-    let house = House::beside(&registry).await;
+    let (_registry, house) = hub(&image).await;
     house.get(&super::house::manifest("redis", "7")).await;
     let shown = house.get("/api/images/docker-remote/redis").await.json();
     let whole = image.manifest.size() + image.blobs().map(super::support::image::Content::size).sum::<u64>();

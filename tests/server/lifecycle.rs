@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use binaryrepo::meta::SCHEMA;
+use binaryrepo::names::{Algorithm, Digest};
+use redb::{Database, ReadableTable as _, TableDefinition};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -184,47 +186,120 @@ async fn an_address_that_is_taken_is_told_before_any_data_is_touched() {
     assert!(!data.exists());
 }
 
+/// Changes what is written in the one row of a table that has it under such a key, from outside.
+fn rewrite(file: &Path, table: &str, key_has: &str, from: &str, to: &str) {
+    let database = Database::open(file).unwrap();
+    let write = database.begin_write().unwrap();
+    let mut changed = 0;
+    {
+        let mut table = write.open_table(TableDefinition::<&[u8], &[u8]>::new(table)).unwrap();
+        let rows = table.iter().unwrap().map(|row| row.unwrap());
+        let rows: Vec<_> = rows.map(|(key, row)| (key.value().to_vec(), row.value().to_vec())).collect();
+        for (key, row) in rows {
+            // Behind the byte of its version.
+            let text = String::from_utf8(row[1..].to_vec()).unwrap();
+            if text.contains(from) && String::from_utf8_lossy(&key).contains(key_has) {
+                let row = [&row[..1], text.replace(from, to).as_bytes()].concat();
+                table.insert(key.as_slice(), row.as_slice()).unwrap();
+                changed += 1;
+            }
+        }
+    }
+    assert_eq!(changed, 1, "{from} is not where this test looks");
+    write.commit().unwrap();
+}
+
 /// Writes a schema number that is to come.
 fn make_newer(file: &Path) {
-    const SETTINGS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("setting");
-    let database = Database::open(file).unwrap();
-    let key: Vec<u8> = {
-        let read = database.begin_read().unwrap();
-        let table = read.open_table(SETTINGS).unwrap();
-        let mut keys = table.range::<&[u8]>(..).unwrap().map(|entry| entry.unwrap().0.value().to_vec());
-        keys.find(|key| key.windows(6).any(|part| part == b"schema")).unwrap()
-    };
-    let write = database.begin_write().unwrap();
-    {
-        let mut table = write.open_table(SETTINGS).unwrap();
-        let row = table.get(key.as_slice()).unwrap().unwrap().value().to_vec();
-        let newer = String::from_utf8_lossy(&row).replace('1', "2");
-        assert_ne!(row, newer.as_bytes(), "the number is not where this test looks");
-        table.insert(key.as_slice(), newer.as_bytes()).unwrap();
-    }
-    write.commit().unwrap();
+    rewrite(file, "setting", "schema", &SCHEMA.to_string(), &(SCHEMA + 1).to_string());
+}
+
+/// A data directory with the metadata of a fixture, and the one blob that it tells of.
+fn of_schema(schema: u32) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
+    std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
+    let layer = Digest::of(Algorithm::Sha512, b"layer");
+    // What a tag names was asked for last years ago: only one that stays fresh for longer needs no upstream.
+    let (minute, years) = ("\"tag_ttl_ms\":60000", "\"tag_ttl_ms\":315360000000");
+    rewrite(&dir.path().join("meta.redb"), "repository", "", minute, years);
+    let shard = dir.path().join("cas/sha512").join(&layer.hex()[..2]);
+    std::fs::create_dir_all(&shard).unwrap();
+    std::fs::write(shard.join(layer.hex()), "layer").unwrap();
+    dir
+}
+
+/// All that a fixture tells of, with its upstream gone.
+async fn serves_the_fixture(server: &Process) {
+    assert_eq!(server.get("/readyz").await.status, 200);
+    let shown = server.get("/api/repository/docker-remote").await.json();
+    assert_eq!((&shown["username"], &shown["password_set"]), (&json!("somebody"), &json!(true)), "{shown}");
+    let users = server.get("/api/users").await.json();
+    assert_eq!(users["users"][0]["name"], "ada", "{users}");
+    let by_tag = server.get(&manifest("redis", "7.2")).await;
+    assert_eq!(
+        (by_tag.cache(), &by_tag.body[..]),
+        (Some("hit"), &b"{\"layers\":[]}"[..]),
+        "{}",
+        by_tag.all()
+    );
+    let layer = Digest::of(Algorithm::Sha512, b"layer");
+    let blob = server.get(&format!("/v2/docker-remote/library/redis/blobs/{layer}")).await;
+    assert_eq!((blob.cache(), &blob.body[..]), (Some("hit"), &b"layer"[..]), "{}", blob.all());
+    let images = server.get("/api/images").await.json().to_string();
+    assert!(images.contains("library/redis") && images.contains("7.2"), "{images}");
 }
 
 /// A data directory of every schema that there ever was, and the same twice: after the upgrade it is an ordinary one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_of_every_schema_is_opened_and_served() {
-    for schema in 1..=binaryrepo::meta::SCHEMA {
-        let dir = tempfile::tempdir().unwrap();
-        let fixture = format!("{}/fixtures/schema-{schema}/meta.redb", env!("CARGO_MANIFEST_DIR"));
-        std::fs::copy(&fixture, dir.path().join("meta.redb")).expect("every schema has its fixture");
-        for _ in 0..2 {
+    for schema in 1..=SCHEMA {
+        let dir = of_schema(schema);
+        for upgrades in [schema < SCHEMA, false] {
             let mut server = Process::start(&dir, &[]);
-            assert_eq!(server.get("/readyz").await.status, 200, "{fixture}");
-            let shown = server.get("/api/repository/docker-remote").await.json();
-            assert_eq!(
-                (&shown["username"], &shown["password_set"]),
-                (&json!("somebody"), &json!(true)),
-                "{shown}"
-            );
+            serves_the_fixture(&server).await;
+            let told = server.log().iter().any(|line| line.contains("the metadata was upgraded"));
+            assert_eq!(told, upgrades, "{schema}: {:?}", server.log());
             server.signal(Signal::TERM);
             assert_eq!(server.wait(), 0);
         }
+        assert_eq!(dir.path().join(format!("meta.redb.schema-{schema}")).exists(), schema < SCHEMA);
     }
+}
+
+/// The person who starts it, and the file of an upload that nobody could have gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_told_and_leaves_nothing_behind() {
+    const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("session");
+    let dir = of_schema(1);
+    let database = Database::open(dir.path().join("meta.redb")).unwrap();
+    let write = database.begin_write().unwrap();
+    let upload =
+        b"\x01{\"repository\":2,\"image\":\"app\",\"draft\":78,\"algorithm\":\"sha256\",\"used_ms\":5}";
+    write.open_table(SESSIONS).unwrap().insert(&[0; 18][..], &upload[..]).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let tmp = dir.path().join("tmp");
+    std::fs::create_dir(&tmp).unwrap();
+    let draft = tmp.join("78");
+    std::fs::write(&draft, "half a layer").unwrap();
+
+    let mut server = Process::start_for_people(dir.path());
+    server.eventually("it greets", |server| server.printed().contains("try it:").then_some(()));
+    let printed = server.printed();
+    let kept = dir.path().join("meta.redb.schema-1");
+    for line in [
+        "  upgraded from schema 1 to 2, which older versions refuse".to_owned(),
+        format!("           the metadata as it was is kept in {}", kept.display()),
+    ] {
+        assert!(printed.contains(&line), "no `{line}` in:\n{printed}");
+    }
+    let told = |words: &str| server.log().iter().any(|line| line.contains(words));
+    assert!(told("1 unfinished uploads belong to nobody and have ended"), "{:?}", server.log());
+    assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0, "{:?}", std::fs::read_dir(&tmp).unwrap().next());
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(), 0);
+    assert!(!run(&["ls", "--data-dir", path(&dir)]).err.contains("upgraded"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,8 +316,9 @@ async fn data_of_a_newer_version_is_refused() {
         }
         let ended = run(&args);
         assert_eq!(ended.code, 3, "{command}: {ended:?}");
-        let words = "written by a newer version (schema 2; this version knows schema 1)";
-        assert!(ended.err.contains(words), "{command}: {ended:?}");
+        let words =
+            format!("written by a newer version (schema {}; this version knows schema {SCHEMA})", SCHEMA + 1);
+        assert!(ended.err.contains(&words), "{command}: {ended:?}");
     }
 }
 

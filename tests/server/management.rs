@@ -8,6 +8,7 @@ use super::client::Ask;
 use super::house::{House, manifest};
 use super::support::fault::Fault;
 use super::support::image::Image;
+use super::support::patience::found;
 use super::support::upstream::{Access, Options, Registry};
 
 const URL: &str = "https://registry.test";
@@ -249,16 +250,10 @@ async fn a_remote_keeps_to_its_share() {
     for (number, image) in images.iter().enumerate() {
         house.cache(&format!("a/n{number}"), "1", image).await;
     }
-    for _ in 0..500 {
-        let status = house.get("/api/status").await.json();
-        if status["cache"]["bytes"].as_u64().unwrap() <= 500 * 1024 {
-            let last = house.get(&super::house::blob("a/n3", &images[3].layers[0])).await;
-            assert_eq!(last.cache(), Some("hit"), "the least recently used went first");
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    panic!("the share is not kept: {}", house.get("/api/status").await.json());
+    let cached = async || house.get("/api/status").await.json()["cache"]["bytes"].as_u64().unwrap();
+    found("the share is kept", async || (cached().await <= 500 * 1024).then_some(())).await;
+    let last = house.get(&super::house::blob("a/n3", &images[3].layers[0])).await;
+    assert_eq!(last.cache(), Some("hit"), "the least recently used went first");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,16 +6,11 @@ use binaryrepo::names::{Algorithm, Digest};
 use serde_json::json;
 
 use super::client::Ask;
-use super::house::{House, blob, manifest};
+use super::house::{House, blob, hub, manifest};
+use super::support::fault::{Fault, Gate};
 use super::support::image::{Content, Image, Index};
+use super::support::patience::found;
 use super::support::upstream::{Options, Registry};
-
-async fn hub(image: &Image) -> (Registry, House) {
-    let registry = Registry::open().await;
-    registry.add_image("library/redis", "7", image);
-    let house = House::beside(&registry).await;
-    (registry, house)
-}
 
 /// dockerd asks by HEAD, then by the digest that it was told; containerd the same without the ping; podman by tag.
 #[tokio::test(flavor = "multi_thread")]
@@ -142,10 +137,19 @@ async fn a_tag_is_asked_for_again_after_its_time_and_by_one_head_for_many() {
         assert_eq!(house.get(&manifest("redis", "7")).await.cache(), Some("hit"));
     }
     assert!(registry.log().is_empty(), "it is fresh for a minute");
-    house.api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "0s" })).await;
-    registry.script("HEAD", [super::support::fault::Fault::DelayHead(Duration::from_millis(500))]);
+    // Nothing stale: else they would not wait for longer than two seconds.
+    let change = json!({ "tag_ttl": "0s", "stale_if_error": "0s" });
+    assert_eq!(house.api("PUT", "/api/repository/docker-remote", &change).await.status, 200);
+    let gate = Gate::closed();
+    registry.script("HEAD", [Fault::Hold(gate.clone())]);
     let path = manifest("redis", "7");
-    let answers = futures_util::future::join_all((0..50).map(|_| house.get(&path))).await;
+    let opens = async {
+        let all = async || (house.metric("binaryrepo_waiters").await == 50).then_some(());
+        found("all of them wait", all).await;
+        gate.open();
+    };
+    let asked = futures_util::future::join_all((0..50).map(|_| house.get(&path)));
+    let (answers, ()) = tokio::join!(asked, opens);
     assert!(answers.iter().all(|answer| answer.cache() == Some("revalidated")));
     assert_eq!(registry.asked("HEAD /v2/library/redis/manifests/7").len(), 1);
     assert!(registry.asked("GET").is_empty());

@@ -6,23 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::client::Ask;
-use super::house::{House, Settings, blob, manifest};
+use super::house::{House, Settings, blob, hub, hub_with, manifest};
 use super::support::fault::Fault;
 use super::support::image::{Content, Image};
 use super::support::upstream::{Access, Options, Registry};
 
 const SIZE: usize = 400_000;
-
-async fn hub(image: &Image) -> (Registry, House) {
-    hub_at(image, Options::default()).await
-}
-
-async fn hub_at(image: &Image, options: Options) -> (Registry, House) {
-    let registry = Registry::start(options).await;
-    registry.add_image("library/redis", "7", image);
-    let house = House::beside(&registry).await;
-    (registry, house)
-}
 
 /// containerd keeps wrong bytes for ever, and no client tries a wrong digest again.
 #[tokio::test(flavor = "multi_thread")]
@@ -52,7 +41,7 @@ async fn rule_01_no_answer_is_complete_and_wrong() {
 async fn rule_02_a_range_is_a_part_whether_cold_under_way_or_cached() {
     let image = Image::new(802, &[SIZE, SIZE]);
     let slow = Options { connection_rate: Some(400_000), ..Options::default() };
-    let (registry, house) = hub_at(&image, slow).await;
+    let (registry, house) = hub_with(&image, slow, &[]).await;
     house.get(&manifest("redis", "7")).await;
     let part = async |content: &Content, from: usize, state: &str| {
         let ask = Ask::get(&blob("redis", content)).header("Range", &format!("bytes={from}-"));
@@ -113,7 +102,7 @@ async fn rule_04_nothing_is_written_into_a_body_that_failed() {
 async fn rule_05_every_answer_with_content_says_its_length() {
     let image = Image::new(805, &[SIZE, 0, 1]);
     let (registry, house) =
-        hub_at(&image, Options { connection_rate: Some(800_000), ..Options::default() }).await;
+        hub_with(&image, Options { connection_rate: Some(800_000), ..Options::default() }, &[]).await;
     let said = async |ask: Ask, size: usize| {
         let shown = format!("{ask:?}");
         let answer = house.send(ask).await;

@@ -1,14 +1,13 @@
 //! What machines look at: probes, the index, the access log.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::client::Ask;
 use super::house::{House, blob, manifest};
 use super::process::Process;
+use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
-use super::support::upstream::{Options, Registry};
+use super::support::upstream::Registry;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_tell_strangers_no_details() {
@@ -96,9 +95,11 @@ async fn every_request_has_one_line_that_can_be_found_by_its_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_has_its_line_and_the_fetch_goes_on() {
-    let registry = Registry::start(Options { connection_rate: Some(200_000), ..Options::default() }).await;
+    let registry = Registry::open().await;
     let image = Image::new(1402, &[200_000]);
     registry.add_image("library/redis", "7", &image);
+    let gate = Gate::closed();
+    registry.script("/blobs/", [Fault::HoldAt(150_000, gate.clone())]);
     let dir = tempfile::tempdir().unwrap();
     let server = Process::start(&dir, &[]);
     let form = json!({ "remote_url": registry.url().as_str() });
@@ -110,14 +111,16 @@ async fn a_client_that_leaves_has_its_line_and_the_fetch_goes_on() {
     let line = server.access_line(&path, 0);
     assert_eq!((&line["status"], &line["aborted"]), (&json!(200), &json!(true)), "{line}");
     assert!(line["bytes"].as_u64().unwrap() < 200_000, "{line}");
+    gate.open();
     let whole = server.get(&path).await;
     assert_eq!(whole.body, image.layers[0].bytes);
     assert_eq!(registry.asked(&image.layers[0].digest.to_string()).len(), 1);
 
     // One that leaves before there was a head.
-    registry.always("/manifests/8", super::support::fault::Fault::DelayHead(Duration::from_secs(2)));
+    registry.always("/manifests/8", Fault::silence());
     let gone = manifest("redis", "8");
-    let left = tokio::time::timeout(Duration::from_millis(300), server.get(&gone)).await;
-    assert!(left.is_err());
+    let leaving = tokio::spawn(Ask::get(&gone).send(server.address));
+    server.eventually("the upstream is asked", |_| registry.asked("/manifests/8").first().cloned());
+    leaving.abort();
     assert_eq!(server.access_line(&gone, 0)["status"], 499);
 }

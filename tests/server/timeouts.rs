@@ -10,34 +10,39 @@ use tokio::time::timeout;
 use super::client::Ask;
 use super::house::{House, blob};
 use super::support::image::Image;
+use super::support::patience::found;
 use super::support::upstream::Registry;
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Reads until the server closes. How long that took, and what it said.
-async fn until_closed(stream: &mut TcpStream) -> (Duration, String) {
-    let started = Instant::now();
+/// Reads until the server closes. What it said.
+async fn until_closed(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset is a close too.
     let _ = timeout(Duration::from_secs(30), stream.read_to_end(&mut bytes)).await.expect("it is closed");
-    (started.elapsed(), String::from_utf8_lossy(&bytes).into_owned())
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Not before its time, and soon after: clocks may differ by a little.
+fn in_time(started: Instant) -> bool {
+    (SHORT - Duration::from_millis(50)..SHORT * 20).contains(&started.elapsed())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_whole_head_is_closed() {
     let house = House::with(&[("server.header_timeout", "300ms")]).await;
     for start in ["", "GET /v2/ HTTP/1.1\r\nHost: a\r\nX-Slow: "] {
+        let started = Instant::now();
         let mut stream = TcpStream::connect(house.address).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
-        let (took, said) = until_closed(&mut stream).await;
-        assert!(took >= SHORT - Duration::from_millis(50) && took < SHORT * 10, "{start:?}: {took:?}");
-        assert_eq!(said, "");
+        assert_eq!(until_closed(&mut stream).await, "");
+        assert!(in_time(started), "{start:?}: {:?}", started.elapsed());
     }
     // One that drips does not buy time: it is the whole head that must come.
     let mut stream = TcpStream::connect(house.address).await.unwrap();
     let started = Instant::now();
     while stream.write_all(b"GET /v2/".get(..1).unwrap()).await.is_ok() {
-        assert!(started.elapsed() < SHORT * 10, "it goes on for ever");
+        assert!(started.elapsed() < SHORT * 20, "it goes on for ever");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(house.get("/v2/").await.status, 200);
@@ -45,7 +50,7 @@ async fn a_connection_without_a_whole_head_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_connection_is_kept_for_its_time_and_then_closed() {
-    let house = House::with(&[("server.idle_timeout", "600ms"), ("server.header_timeout", "200ms")]).await;
+    let house = House::with(&[("server.idle_timeout", "3s"), ("server.header_timeout", "200ms")]).await;
     let mut stream = TcpStream::connect(house.address).await.unwrap();
     let mut buffer = [0; 4096];
     for _ in 0..3 {
@@ -54,33 +59,34 @@ async fn an_idle_connection_is_kept_for_its_time_and_then_closed() {
         // Longer than a first head may take: this one has shown that it is a client.
         tokio::time::sleep(SHORT).await;
     }
-    let (took, said) = until_closed(&mut stream).await;
-    assert!(took < SHORT * 20, "{took:?}");
-    assert_eq!(said, "");
+    // Without an answer, well before its 30 seconds of patience are over.
+    assert_eq!(until_closed(&mut stream).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_comes_too_slowly_is_refused() {
     let house = House::with(&[("server.body_timeout", "300ms")]).await;
+    let started = Instant::now();
     let mut stream = TcpStream::connect(house.address).await.unwrap();
     let head = "POST /api/repository HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
-    let (took, said) = until_closed(&mut stream).await;
+    let said = until_closed(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
     assert!(said.contains("the body comes too slowly"), "{said}");
-    assert!(took >= SHORT - Duration::from_millis(50) && took < SHORT * 10, "{took:?}");
+    assert!(in_time(started), "{:?}", started.elapsed());
 
     // One that keeps the pace may take longer than that.
+    let house = House::with(&[("server.body_timeout", "2s")]).await;
     let mut stream = TcpStream::connect(house.address).await.unwrap();
     let form = json!({ "name": "slow", "repo_type": "local" }).to_string();
-    let padding = 4096 - form.len();
-    let head = "POST /api/repository HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4096\r\n\r\n";
+    let padding = 16_384 - form.len();
+    let head = "POST /api/repository HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 16384\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    for piece in [" ".repeat(padding), form].concat().as_bytes().chunks(512) {
-        tokio::time::sleep(Duration::from_millis(60)).await;
+    for piece in [" ".repeat(padding), form].concat().as_bytes().chunks(2048) {
+        tokio::time::sleep(SHORT).await;
         stream.write_all(piece).await.unwrap();
     }
-    let (_, said) = until_closed(&mut stream).await;
+    let said = until_closed(&mut stream).await;
     assert!(said.starts_with("HTTP/1.1 201 "), "{said}");
 }
 
@@ -89,18 +95,15 @@ async fn a_client_that_takes_nothing_is_let_go_and_holds_up_nobody() {
     let registry = Registry::open().await;
     let image = Image::new(1201, &[40 << 20]);
     registry.add_image("library/redis", "7", &image);
-    let house = House::beside_with(&registry, &[("server.write_timeout", "500ms")], json!({})).await;
+    let house = House::beside_with(&registry, &[("server.write_timeout", "2s")], json!({})).await;
     let path = blob("redis", &image.layers[0]);
     // It reads the head, and then no more: the kernel's buffers are full long before the end.
     let mut stuck = Ask::get(&path).open(house.address).await;
     stuck.until(1).await;
     let whole = house.get(&path).await;
     assert!(whole.is_whole());
-    let started = Instant::now();
-    while house.metric("binaryrepo_open_bodies").await > 0 {
-        assert!(started.elapsed() < Duration::from_secs(20), "it is never let go");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let gone = async || (house.metric("binaryrepo_open_bodies").await == 0).then_some(());
+    found("it is let go", gone).await;
     assert!(!stuck.rest().await.is_whole());
 }
 
@@ -110,7 +113,7 @@ async fn a_slow_client_is_served_to_the_end() {
     let registry = Registry::open().await;
     let image = Image::new(1202, &[12 << 20]);
     registry.add_image("library/redis", "7", &image);
-    let house = House::beside_with(&registry, &[("server.write_timeout", "1s")], json!({})).await;
+    let house = House::beside_with(&registry, &[("server.write_timeout", "2s")], json!({})).await;
     let mut slow = Ask::get(&blob("redis", &image.layers[0])).open(house.address).await;
     let mut read = 0;
     while read < 12 << 20 {

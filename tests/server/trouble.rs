@@ -6,17 +6,15 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::client::Answer;
-use super::house::{House, blob, manifest};
+use super::house::{House, blob, hub, manifest};
 use super::support::fault::Fault;
 use super::support::image::{Content, Image};
 use super::support::upstream::Registry;
 
 /// A server whose upstream answers every request for content like this, and nothing is cached.
 async fn told(fault: Fault) -> (Answer, Answer, Registry) {
-    let registry = Registry::open().await;
     let image = Image::new(601, &[100_000]);
-    registry.add_image("library/redis", "7", &image);
-    let house = House::beside(&registry).await;
+    let (registry, house) = hub(&image).await;
     registry.always("/v2/library/redis/", fault);
     let (tag, layer) = (manifest("redis", "7"), blob("redis", &image.layers[0]));
     let (tag, layer) = tokio::join!(house.get(&tag), house.get(&layer));

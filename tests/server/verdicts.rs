@@ -1,17 +1,16 @@
 //! Every answer of a remote says how it came about, in one word: the same in `X-Cache`, in the access log, and in
 //! the metrics.
 
-use std::time::Duration;
-
 use serde_json::json;
 use tempfile::TempDir;
 
 use super::client::{Answer, Ask};
 use super::house::{blob, manifest, metric, settled};
 use super::process::Process;
-use super::support::fault::Fault;
+use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
-use super::support::upstream::{Options, Registry};
+use super::support::patience::found;
+use super::support::upstream::Registry;
 
 /// A server with a log of its own, and what was counted when it was last looked at.
 struct Scene {
@@ -90,26 +89,34 @@ async fn miss_hit_and_revalidated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn joined_for_all_but_the_first() {
-    let registry = Registry::start(Options { connection_rate: Some(200_000), ..Options::default() }).await;
+    let registry = Registry::open().await;
     let image = Image::new(403, &[200_000]);
     registry.add_image("library/redis", "7", &image);
     let mut scene = Scene::new(&registry, json!({})).await;
     let (tag, layer) = (manifest("redis", "7"), blob("redis", &image.layers[0]));
-    registry.script("/manifests/", [Fault::DelayHead(Duration::from_secs(1))]);
-    let first = tokio::spawn(Ask::get(&tag).send(scene.server.address));
-    scene.server.eventually("the upstream is asked", |_| registry.asked("/manifests/").first().cloned());
-    let second = scene.server.get(&tag).await;
-    let first = first.await.unwrap();
+    let gate = Gate::closed();
+    registry.script("/manifests/", [Fault::Hold(gate.clone())]);
+    let [first, second] = [(); 2].map(|()| tokio::spawn(Ask::get(&tag).send(scene.server.address)));
+    let both =
+        async || (metric(&scene.server.get("/metrics").await, "binaryrepo_waiters") == 2).then_some(());
+    found("both wait", both).await;
+    gate.open();
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
     // Which of them has it fetched once both know the digest, is open.
     let mut words = [first.cache(), second.cache()];
     words.sort_unstable();
     assert_eq!(words, [Some("joined"), Some("miss")]);
 
+    let gate = Gate::closed();
+    registry.script("/blobs/", [Fault::HoldAt(150_000, gate.clone())]);
     let mut first = Ask::get(&layer).open(scene.server.address).await;
     first.until(1).await;
     scene.asked.push(layer.clone());
-    // It ends at the same time as the first, a second later: both lines follow.
-    let second = scene.server.get(&layer).await;
+    let mut second = Ask::get(&layer).open(scene.server.address).await;
+    second.until(1).await;
+    // They end at the same time: both lines follow.
+    gate.open();
+    let second = second.rest().await;
     assert_eq!((second.status, second.cache()), (200, Some("joined")));
     assert_eq!(second.body, image.layers[0].bytes);
     assert_eq!(first.rest().await.cache(), Some("miss"));
@@ -200,23 +207,21 @@ async fn bytes_are_counted_once_from_upstream_and_each_time_to_clients() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fills_and_waiters_are_shown_while_they_last() {
-    let registry = Registry::start(Options { connection_rate: Some(200_000), ..Options::default() }).await;
+    let registry = Registry::open().await;
     let image = Image::new(407, &[400_000]);
     registry.add_image("library/redis", "7", &image);
+    let gate = Gate::closed();
+    registry.script("/blobs/", [Fault::HoldAt(200_000, gate.clone())]);
     let scene = Scene::new(&registry, json!({})).await;
     scene.server.get(&manifest("redis", "7")).await;
     let mut open = Ask::get(&blob("redis", &image.layers[0])).open(scene.server.address).await;
     open.until(1).await;
-    for _ in 0..500 {
+    let shown = async || {
         let scrape = scene.server.get("/metrics").await;
-        if metric(&scrape, "binaryrepo_fills_in_flight") == 1
-            && metric(&scrape, "binaryrepo_open_bodies") == 1
-        {
-            let whole = open.rest().await;
-            assert_eq!(whole.body, image.layers[0].bytes);
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    panic!("no fill is shown:\n{}", scene.server.get("/metrics").await.all());
+        let names = ["binaryrepo_fills_in_flight", "binaryrepo_open_bodies"];
+        names.iter().all(|name| metric(&scrape, name) == 1).then_some(())
+    };
+    found("the fill and its reader are shown", shown).await;
+    gate.open();
+    assert_eq!(open.rest().await.body, image.layers[0].bytes);
 }

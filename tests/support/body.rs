@@ -116,10 +116,12 @@ async fn run(mut plan: Plan, sender: mpsc::Sender<Result<Bytes, Broken>>) {
         // Until the reader goes away.
         Ending::Stall => sender.closed().await,
         Ending::Break => {
-            // What was sent must be on its way before the connection goes.
+            // What was sent must be on its way before the connection goes: it has been taken, and in a moment it is
+            // written as well.
+            let Ok(place) = sender.reserve().await else { return };
             tokio::time::sleep(Duration::from_millis(20)).await;
             (plan.on_break)();
-            let _ = sender.send(Err(Broken)).await;
+            place.send(Err(Broken));
         }
     }
 }

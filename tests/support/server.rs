@@ -12,7 +12,7 @@ use url::Url;
 
 /// The binary that was built beside this test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_binaryrepo");
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server. Ends when dropped.
 pub struct Server {

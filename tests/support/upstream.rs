@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use url::Url;
 
@@ -101,6 +101,8 @@ pub struct Registry {
     address: SocketAddr,
     shared: Arc<Shared>,
     serving: Mutex<Option<JoinHandle<()>>>,
+    /// Keeps the address while nothing is served.
+    resting: Mutex<Option<TcpSocket>>,
 }
 
 struct Shared {
@@ -146,7 +148,7 @@ impl Registry {
             options,
         });
         let serving = tokio::spawn(accept(listener, shared.clone()));
-        Self { address, shared, serving: Mutex::new(Some(serving)) }
+        Self { address, shared, serving: Mutex::new(Some(serving)), resting: Mutex::default() }
     }
 
     pub fn url(&self) -> Url {
@@ -247,11 +249,17 @@ impl Registry {
             serving.abort();
             let _ = serving.await;
         }
+        // Nobody else gets the address meanwhile: who does not listen refuses.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        *self.resting.lock().unwrap() = Some(socket);
     }
 
     /// After `stop`: serves again, at the same address and with the same content.
     pub async fn resume(&self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let socket = self.resting.lock().unwrap().take().expect("it was stopped");
+        let listener = socket.listen(1024).unwrap();
         *self.serving.lock().unwrap() = Some(tokio::spawn(accept(listener, self.shared.clone())));
     }
 }

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::super::connect::{self, Target};
 use super::super::error::CliError;
-use super::super::output::{self, Align, Table};
+use super::super::fields::{number, rows, text};
+use super::super::output::{self, Align, Table, counted};
 use super::super::settings::Place;
-use super::{date, number, tags_of, text};
+use super::date;
 
 /// Tags that one line names.
 const TAGS_PER_LINE: usize = 4;
@@ -44,7 +45,7 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
     };
     connect::run(place, &args.target, async |connection| {
         let answer = connection.get(&path).await?;
-        let images = answer.get("images").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let images = rows(&answer, "images");
         match (args.json, images, args.tags) {
             (true, _, _) => output::json(&answer),
             (false, [], _) => output::line(format_args!("there are no images yet")),
@@ -69,7 +70,7 @@ fn summary(images: &[Value]) -> String {
     let mut bytes = 0_u64;
     for image in images {
         bytes = bytes.saturating_add(number(image, "bytes"));
-        let tags = tags_of(image);
+        let tags = rows(image, "tags");
         // Written so that texts sort as moments do.
         let youngest = tags.iter().map(|tag| text(tag, "updated")).max();
         let mut named: Vec<&str> = tags.iter().take(TAGS_PER_LINE).map(|tag| text(tag, "tag")).collect();
@@ -86,7 +87,7 @@ fn summary(images: &[Value]) -> String {
         ]);
     }
     // Content that two images share counts in both lines.
-    format!("{table}{} images, at most {}\n", images.len(), human_bytes(bytes))
+    format!("{table}{}, at most {}\n", counted(images.len() as u64, "image"), human_bytes(bytes))
 }
 
 fn tags(images: &[Value]) -> Table<4> {
@@ -97,7 +98,7 @@ fn tags(images: &[Value]) -> Table<4> {
         ("DIGEST", Align::Left),
     ]);
     for image in images {
-        for tag in tags_of(image) {
+        for tag in rows(image, "tags") {
             table.push([
                 format!("{}:{}", full_name(image), text(tag, "tag")),
                 human_bytes(number(tag, "bytes")),

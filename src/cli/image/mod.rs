@@ -6,7 +6,6 @@ mod remove;
 mod show;
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::error::CliError;
 use super::settings::Place;
@@ -27,18 +26,6 @@ pub fn run(place: &Place, command: &Command) -> Result<(), CliError> {
         Command::Show(args) => show::run(place, args),
         Command::Rm(args) => remove::run(place, args),
     }
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or("?")
-}
-
-fn number(value: &Value, name: &str) -> u64 {
-    value.get(name).and_then(Value::as_u64).unwrap_or_default()
-}
-
-fn tags_of(image: &Value) -> &[Value] {
-    image.get("tags").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// `2026-11-21T19:20:37Z` to the minute, as people write it.

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::super::connect::{self, Target};
 use super::super::error::CliError;
+use super::super::fields::{number, rows, text, texts};
 use super::super::named::Named;
-use super::super::output;
+use super::super::output::{self, counted};
 use super::super::settings::Place;
-use super::{number, tags_of, text};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -66,23 +66,21 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
 
 fn told(what: &Named, answer: &Value) -> String {
     let removed = answer.get("removed").unwrap_or(&Value::Null);
-    let names = |value: &Value| {
-        let names = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-        names.collect::<Vec<_>>().join(", ")
-    };
     match &what.reference {
         None => {
-            let (tags, size) = (tags_of(removed).len(), human_bytes(number(removed, "bytes")));
-            let (manifests, blobs) = (number(removed, "manifests"), number(removed, "blobs"));
-            format!("removed {what}: {tags} tags, {manifests} manifests, {blobs} blobs, at most {size}\n")
+            let tags = counted(rows(removed, "tags").len() as u64, "tag");
+            let manifests = counted(number(removed, "manifests"), "manifest");
+            let blobs = counted(number(removed, "blobs"), "blob");
+            let size = human_bytes(number(removed, "bytes"));
+            format!("removed {what}: {tags}, {manifests}, {blobs}, at most {size}\n")
         }
-        Some(Reference::Digest(_)) => match names(&removed["tags"]).as_str() {
+        Some(Reference::Digest(_)) => match texts(removed, "tags").join(", ").as_str() {
             "" => format!("removed {what}, which had no tags\n"),
             tags => format!("removed {what}, and its tags {tags}\n"),
         },
         Some(Reference::Tag(_)) => {
             let by_digest = format!("{}@{}", what.image_name(), text(removed, "digest"));
-            match names(&answer["other_tags"]).as_str() {
+            match texts(answer, "other_tags").join(", ").as_str() {
                 "" => format!(
                     "removed the tag {what}\nno tag names {by_digest} now: `binaryrepo image rm` takes that, too\n"
                 ),

@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::super::connect::{self, Target};
 use super::super::error::CliError;
+use super::super::fields::{number, rows, text};
 use super::super::named::Named;
-use super::super::output::{self, Align, Table};
+use super::super::output::{self, Align, Table, counted};
 use super::super::settings::Place;
-use super::{date, number, tags_of, text};
+use super::date;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -54,7 +55,7 @@ fn shown(image: &Value) -> String {
         ("TYPE", Align::Left),
         ("DIGEST", Align::Left),
     ]);
-    for tag in tags_of(image) {
+    for tag in rows(image, "tags") {
         table.push([
             text(tag, "tag").to_owned(),
             human_bytes(number(tag, "bytes")),
@@ -64,9 +65,10 @@ fn shown(image: &Value) -> String {
         ]);
     }
     let here = human_bytes(number(image, "bytes"));
-    let (manifests, blobs) = (number(image, "manifests"), number(image, "blobs"));
+    let manifests = counted(number(image, "manifests"), "manifest");
+    let blobs = counted(number(image, "blobs"), "blob");
     format!(
-        "{}/{}: {here} lie here, in {manifests} manifests and {blobs} blobs\n\n{table}",
+        "{}/{}: {here} lie here, in {manifests} and {blobs}\n\n{table}",
         text(image, "repository"),
         text(image, "image")
     )

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::super::connect;
 use super::super::error::CliError;
+use super::super::fields::{rows, text};
 use super::super::output::{self, Align, Table};
 use super::super::settings::Place as Installation;
-use super::{Output, Place, path_with, place_text, rows, text};
+use super::{Output, Place, path_with, place_text};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

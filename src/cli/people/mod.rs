@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::connect::Target;
 use super::error::CliError;
+use super::fields::text;
 
 /// Longest password that is read.
 const MAX_PASSWORD: u64 = 16 * 1024;
@@ -62,14 +63,6 @@ fn place_text(value: &Value) -> String {
         (repository, "*") => repository.to_owned(),
         (repository, images) => format!("{repository}/{images}"),
     }
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or("-")
-}
-
-fn rows<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
-    answer.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice)
 }
 
 /// A path with the parameters that are given.

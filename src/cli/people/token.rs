@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::super::connect;
 use super::super::error::{CliError, Exit};
+use super::super::fields::{rows, text, text_or};
 use super::super::output::{self, Align, Table};
 use super::super::settings::Place as Installation;
-use super::{Output, Place, path_with, place_text, rows, text};
+use super::{Output, Place, path_with, place_text};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -192,8 +193,8 @@ fn table(tokens: &[Value]) -> Table<5> {
             .iter()
             .map(|scope| format!("{}:{}", text(scope, "role"), place_text(scope)))
             .collect();
-        let user = token.get("user").and_then(Value::as_str).unwrap_or("(robot)");
-        let expires = token.get("expires").and_then(Value::as_str).unwrap_or("never");
+        let user = text_or(token, "user", "(robot)");
+        let expires = text_or(token, "expires", "never");
         table.push([
             text(token, "id").to_owned(),
             text(token, "name").to_owned(),

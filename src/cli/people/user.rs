@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::super::connect;
 use super::super::error::CliError;
+use super::super::fields::{flag, rows, text};
 use super::super::output::{self, Align, Table};
 use super::super::settings::Place as Installation;
-use super::{Output, PasswordSource, rows, text, user_path};
+use super::{Output, PasswordSource, user_path};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -159,9 +160,9 @@ fn list(place: &Installation, output: &Output) -> Result<(), CliError> {
 fn table(users: &[Value]) -> Table<3> {
     let mut table = Table::new([("NAME", Align::Left), ("CREATED", Align::Left), ("NOTES", Align::Left)]);
     for user in users {
-        let is = |name: &str| user.get(name).and_then(Value::as_bool).unwrap_or_default();
         let notes = [("admin", "administrator"), ("disabled", "disabled")];
-        let notes: Vec<&str> = notes.into_iter().filter(|(name, _)| is(name)).map(|(_, word)| word).collect();
+        let notes: Vec<&str> =
+            notes.into_iter().filter(|(name, _)| flag(user, name)).map(|(_, word)| word).collect();
         table.push([text(user, "name").to_owned(), text(user, "created").to_owned(), notes.join(", ")]);
     }
     table

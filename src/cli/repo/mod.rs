@@ -13,6 +13,7 @@ use fields::{Changes, RemoteFields};
 
 use super::connect::{self, Connection, Target};
 use super::error::CliError;
+use super::fields::{flag, rows, text};
 use super::output::{self, Align, Table};
 use super::settings::Place;
 
@@ -187,8 +188,7 @@ fn list(place: &Place, args: &ListArgs) -> Result<(), CliError> {
         if args.output.json {
             return output::json(&answer);
         }
-        let repositories =
-            answer.get("repositories").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let repositories = rows(&answer, "repositories");
         match repositories {
             [] => {
                 output::line(format_args!("there is no repository; `binaryrepo repo add --help` tells how"))
@@ -196,10 +196,6 @@ fn list(place: &Place, args: &ListArgs) -> Result<(), CliError> {
             _ => output::text_block(&table(repositories).to_string()),
         }
     })
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    value.get(name).and_then(Value::as_str).unwrap_or("-")
 }
 
 fn table(repositories: &[Value]) -> Table<5> {
@@ -211,21 +207,20 @@ fn table(repositories: &[Value]) -> Table<5> {
         ("NOTES", Align::Left),
     ]);
     for repository in repositories {
-        let is = |name| repository.get(name).and_then(Value::as_bool).unwrap_or_default();
         let mut notes = Vec::new();
         if let Some(user) = repository.get("username").and_then(Value::as_str) {
             notes.push(format!("as {user}"));
         }
-        if is("default_mirror") {
+        if flag(repository, "default_mirror") {
             notes.push("default mirror".to_owned());
         }
         if let Some(namespace) = repository.get("upstream_namespace").and_then(Value::as_str) {
             notes.push(format!("ns={namespace}"));
         }
-        if is("anonymous_pull") {
+        if flag(repository, "anonymous_pull") {
             notes.push("anonymous pull".to_owned());
         }
-        if is("immutable_tags") {
+        if flag(repository, "immutable_tags") {
             notes.push("immutable tags".to_owned());
         }
         table.push([

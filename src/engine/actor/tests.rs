@@ -25,6 +25,7 @@ async fn shared(dir: &TempDir) -> Arc<Shared> {
         accounts: Accounts::load(&meta, &clock).await.expect("no accounts"),
         metrics: Metrics::new(),
         epoch: opened.epoch,
+        upgraded_from: None,
         trusted_since: opened.epoch,
         clock,
         meta,

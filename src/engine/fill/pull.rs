@@ -78,17 +78,20 @@ impl Fill {
         let resume = (at > 0).then(|| Resume { at, validator: self.validator.clone() });
         let resumed = resume.is_some();
         let image = &self.source.image;
+        let name = self.repository.name.as_str();
         let mut answer = origin.blob(image, &self.digest, resume).await;
-        if matches!(&answer, Err(error) if error.kind == Kind::BadResume) {
+        if let Err(error) = &answer
+            && error.kind == Kind::BadResume
+        {
+            self.shared.metrics.upstream_error(name, error.kind.as_str());
             answer = origin.blob(image, &self.digest, None).await;
         }
-        let name = self.repository.name.as_str();
         let code = match &answer {
             Ok(_) => 200,
             Err(error) => error.status.unwrap_or(0),
         };
         self.shared.metrics.upstream_request(name, "blob", code);
-        if resumed && answer.is_ok() {
+        if resumed && answer.is_ok() && !Bug::ResumeNotCounted.is_planted() {
             self.shared.metrics.upstream_resumed();
         }
         // Manifests are promised by it: an absence or a refusal is an answer too.

@@ -224,7 +224,6 @@ pub struct SessionRow {
     #[serde(with = "text")]
     pub image: ImageName,
     /// Who began it, and who alone may go on.
-    #[serde(default)]
     pub owner: String,
     pub draft: u64,
     /// What the draft is hashed with.

@@ -30,7 +30,7 @@ pub(super) fn copy(
 ) -> Result<PathBuf, MetaError> {
     remove_forgotten(dir, stamp)?;
     let path = dir.join(format!("{NAME}{stamp}.redb"));
-    let medium = FileMedium::new(&path, Options::default().cache_bytes);
+    let medium = FileMedium::new(&path, Options::default());
     if !medium.create_if_absent()? {
         return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
     }

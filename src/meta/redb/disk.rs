@@ -16,6 +16,8 @@ pub(super) struct Disk {
     live: Mutex<Vec<u8>>,
     synced: Mutex<Vec<u8>>,
     fault: Mutex<Option<Fault>>,
+    /// How many more writes and syncs there are before everything fails, as if the process had been killed.
+    left: Mutex<Option<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,20 +44,49 @@ impl Disk {
 
     /// What is there after the power was lost now.
     pub fn after_power_loss(&self) -> Arc<Self> {
-        let synced = locked(&self.synced).clone();
-        Arc::new(Self {
-            live: Mutex::new(synced.clone()),
-            synced: Mutex::new(synced),
-            fault: Mutex::default(),
-        })
+        Self::holding(locked(&self.synced).clone())
+    }
+
+    /// What is there after the process was killed now: the system writes out what it was handed.
+    pub fn after_kill(&self) -> Arc<Self> {
+        Self::holding(locked(&self.live).clone())
+    }
+
+    /// With this file on it.
+    pub fn holding(file: Vec<u8>) -> Arc<Self> {
+        Arc::new(Self { live: Mutex::new(file.clone()), synced: Mutex::new(file), ..Self::default() })
+    }
+
+    /// Every write and sync fails after so many good ones.
+    pub fn fail_after(&self, calls: usize) {
+        *locked(&self.left) = Some(calls);
     }
 
     pub fn start(self: &Arc<Self>) -> (RedbMeta, Opened) {
-        RedbMeta::start(Plug(self.clone()), false).expect("the store opens")
+        self.try_start().expect("the store opens")
+    }
+
+    pub fn try_start(self: &Arc<Self>) -> Result<(RedbMeta, Opened), MetaError> {
+        RedbMeta::start(Plug(self.clone()), false)
+    }
+
+    pub fn database(self: &Arc<Self>) -> Database {
+        builder().create_with_backend(Plug(self.clone())).expect("a database")
     }
 
     pub fn set_fault(&self, fault: Option<Fault>) {
         *locked(&self.fault) = fault;
+    }
+
+    fn count(&self) -> io::Result<()> {
+        match &mut *locked(&self.left) {
+            None => Ok(()),
+            Some(0) => Err(rustix::io::Errno::IO.into()),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 
     fn check(&self, fault: Fault) -> io::Result<()> {
@@ -99,12 +130,14 @@ impl StorageBackend for Plug {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.count()?;
         self.0.check(Fault::Full)?;
         locked(&self.0.live).resize(usize::try_from(len).expect("small"), 0);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.count()?;
         self.0.check(Fault::Broken)?;
         if self.0.check(Fault::BrokenSoon).is_err() {
             self.0.set_fault(Some(Fault::Broken));
@@ -114,6 +147,7 @@ impl StorageBackend for Plug {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.count()?;
         self.0.check(Fault::Full)?;
         let start = usize::try_from(offset).expect("small");
         locked(&self.0.live)[start..start + data.len()].copy_from_slice(data);
@@ -133,5 +167,9 @@ impl Medium for Plug {
     fn probe(&self) -> io::Result<()> {
         self.0.check(Fault::Full)?;
         self.0.check(Fault::Broken)
+    }
+
+    fn keep(&self, _schema: u32) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, StorageError};
 
 use super::overlay::Overlay;
-use super::{layout, read_error};
+use super::{Options, layout, read_error};
 use crate::meta::MetaError;
 
 /// It holds the passwords of upstreams.
@@ -30,6 +30,9 @@ pub(super) trait Medium: Send + 'static {
 
     /// Fails as long as writes would.
     fn probe(&self) -> io::Result<()>;
+
+    /// Sets a copy of the open database aside, as it is at this schema. Nobody writes meanwhile.
+    fn keep(&self, schema: u32) -> io::Result<()>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +47,12 @@ pub(super) enum Opening {
 
 pub(super) struct FileMedium {
     path: PathBuf,
-    cache_bytes: usize,
+    options: Options,
 }
 
 impl FileMedium {
-    pub fn new(path: &Path, cache_bytes: usize) -> Self {
-        Self { path: path.to_owned(), cache_bytes }
+    pub fn new(path: &Path, options: Options) -> Self {
+        Self { path: path.to_owned(), options }
     }
 
     /// Makes a new database if there is no file. It appears under its name complete or not at all, so that an
@@ -70,7 +73,7 @@ impl FileMedium {
     fn database(&self, file: File, opening: Opening) -> Result<Database, MetaError> {
         let check = opening == Opening::First && file.metadata()?.len() <= CHECKED;
         let mut builder = Database::builder();
-        builder.set_cache_size(self.cache_bytes).set_check_integrity_on_open(check);
+        builder.set_cache_size(self.options.cache_bytes).set_check_integrity_on_open(check);
         let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
         let database = match opening {
             Opening::First | Opening::Again => builder.create_with_backend(backend),
@@ -125,6 +128,19 @@ impl Medium for FileMedium {
         let removed = remove(&path);
         written.and(removed)
     }
+
+    /// It looks as if the process had been killed, which every version takes up. A copy from an earlier upgrade makes
+    /// way: since then somebody went back to it.
+    fn keep(&self, schema: u32) -> io::Result<()> {
+        if !self.options.keep_older {
+            return Ok(());
+        }
+        let (kept, draft) = (self.beside(&format!("schema-{schema}")), self.beside("kept"));
+        copy(&self.path, &draft).and_then(|()| rename(&draft, &kept)).inspect_err(|_| {
+            // What is left of it would only take room; the failure is what is told.
+            let _ = remove(&draft);
+        })
+    }
 }
 
 /// What redb says of files that are not databases of its own.
@@ -135,6 +151,13 @@ fn is_damage(error: &io::Error) -> bool {
 #[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
 fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.mode(MODE).open(path)
+}
+
+/// Copies mode and all, durably but for the name.
+#[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::copy(from, to)?;
+    File::open(to)?.sync_all()
 }
 
 /// Renames within a directory, durably.

@@ -1,4 +1,4 @@
-//! The file of every schema that was ever released is kept under `fixtures/`, and this version reads it.
+//! The file of every schema that there was is kept under `fixtures/`, and this version reads it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Options, RedbMeta};
+use super::{Opened, Options, RedbMeta, SCHEMA};
 use crate::meta::{
     AccessTokenRow, AccountRow, Batch, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, Durability,
     EdgeRow, GrantRow, HolderRow, LinkRow, Meta, MetaExt, PackageType, ReferrerRow, RepositoryRow,
-    RepositoryType, ScopeRow, SessionRow, SettingKey, SettingRow, Table, TagRow,
+    RepositoryType, ScopeRow, SessionRow, SettingKey, SettingRow, TagRow,
 };
 use crate::names::{
     AccountId, Algorithm, Digest, ImageName, ImagePattern, RepositoryId, Role, Tag, UploadId,
@@ -67,7 +67,8 @@ fn remote() -> RepositoryRow {
     }
 }
 
-fn local() -> RepositoryRow {
+/// Of schema 1, which knew nothing of `immutable_tags`, or a later one.
+fn local(schema: u32) -> RepositoryRow {
     RepositoryRow {
         name: "docker-local".parse().expect("legal"),
         repo_type: RepositoryType::Local,
@@ -85,7 +86,7 @@ fn local() -> RepositoryRow {
         anonymous_pull: false,
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
-        immutable_tags: true,
+        immutable_tags: schema > 1,
         retired: true,
         ..remote()
     }
@@ -138,8 +139,7 @@ fn session() -> SessionRow {
     SessionRow {
         repository: LOCAL,
         image: image(),
-        // Written before there were owners.
-        owner: String::new(),
+        owner: "account 1".to_owned(),
         draft: 78,
         algorithm: Algorithm::Sha512,
         used_ms: 1_700_000_000_006,
@@ -188,7 +188,7 @@ fn everything() -> Batch {
     let mut batch = Batch::new(Durability::Durable);
     batch
         .put(&REMOTE, &remote())
-        .put(&LOCAL, &local())
+        .put(&LOCAL, &local(SCHEMA))
         .put(&(REMOTE, image(), manifest()), &link(Some(&document().media_type)))
         .put(&(REMOTE, image(), layer()), &link(None))
         .put(&layer(), &ContentRow { size: 5, pushed: true })
@@ -203,7 +203,8 @@ fn everything() -> Batch {
         .put(&(ADA, LOCAL, pattern()), &grant())
         .put(&layer(), &access_token())
         .put(&UPLOAD, &session())
-        .put(&NEXT, &SettingRow { value: json!(3) });
+        .put(&NEXT, &SettingRow { value: json!(3) })
+        .put(&SettingKey::NEXT_ACCOUNT_ID, &SettingRow { value: json!(2) });
     batch
 }
 
@@ -213,7 +214,7 @@ fn everything() -> Batch {
 #[ignore = "writes into the source tree"]
 #[expect(clippy::disallowed_methods, reason = "lays out the fixture's directory")]
 async fn make_fixture() {
-    let path = fixture(super::layout::SCHEMA);
+    let path = fixture(SCHEMA);
     assert!(!path.exists(), "a fixture is never written anew: later versions must read this very file");
     fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     let (meta, _) = RedbMeta::open(&path, Options::default()).expect("a new store");
@@ -222,17 +223,27 @@ async fn make_fixture() {
 }
 
 #[tokio::test]
-async fn the_file_of_schema_1_is_read() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().join("meta.redb");
-    fs::copy(fixture(1), &path).expect("copied");
-    let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
-    assert_eq!((opened.schema, opened.clean, opened.created, opened.epoch), (1, true, false, 2));
+async fn the_file_of_every_schema_is_read() {
+    for schema in 1..=SCHEMA {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("meta.redb");
+        fs::copy(fixture(schema), &path).expect("every schema has its fixture");
+        // As it was found, and again as an ordinary file of today's schema.
+        for (found, epoch) in [(schema, 2), (SCHEMA, 3)] {
+            let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
+            assert_eq!(opened, Opened { clean: true, created: false, schema: found, epoch });
+            holds_everything(&meta, schema);
+            meta.close().await.expect("closed");
+        }
+    }
+}
 
-    let meta: &dyn Meta = &meta;
+fn holds_everything(meta: &dyn Meta, written_by: u32) {
     let repositories = meta.scan::<RepositoryRow>(&(), None, 10).expect("rows");
-    assert_eq!(repositories.len(), 2);
-    assert!(repositories == [(REMOTE, remote()), (LOCAL, local())]);
+    assert!(
+        repositories == [(REMOTE, remote()), (LOCAL, local(written_by))],
+        "{written_by}: {repositories:?}"
+    );
     let mut links = [
         ((REMOTE, image(), manifest()), link(Some(&document().media_type))),
         ((REMOTE, image(), layer()), link(None)),
@@ -244,30 +255,16 @@ async fn the_file_of_schema_1_is_read() {
     assert_eq!(meta.get(&manifest()).expect("a row"), Some(document()));
     assert_eq!(meta.get(&(REMOTE, image(), tag())).expect("a row"), Some(tag_row()));
     assert_eq!(meta.scan::<EdgeRow>(&manifest(), None, 10).expect("rows"), [((manifest(), 0), edge())]);
-    assert_eq!(meta.get(&(layer(), LOCAL, image())).expect("a row"), Some(holder()));
-    let about = meta.scan::<ReferrerRow>(&(LOCAL, image(), layer()), None, 10).expect("rows");
-    assert_eq!(about, [((LOCAL, image(), (layer(), manifest())), referrer())]);
     assert_eq!(meta.get(&77).expect("a row"), Some(draft()));
     assert_eq!(meta.get(&ADA).expect("a row"), Some(account()));
     assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("rows"), [((ADA, LOCAL, pattern()), grant())]);
     assert_eq!(meta.get(&layer()).expect("a row"), Some(access_token()));
-    assert_eq!(meta.get(&UPLOAD).expect("a row"), Some(session()));
     assert_eq!(meta.get(&NEXT).expect("a row"), Some(SettingRow { value: json!(3) }));
-}
 
-/// Tables were added while the schema stayed the same: a file from before them was refused as damaged.
-#[tokio::test]
-async fn a_file_from_before_a_table_gets_the_table() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = directory.path().join("meta.redb");
-    let (meta, _) = RedbMeta::open(&path, Options::default()).expect("a new store");
-    meta.close().await.expect("closed");
-    let database = redb::Database::open(&path).expect("opens");
-    let transaction = database.begin_write().expect("a transaction");
-    transaction.delete_table(super::definition(Table::Grant)).expect("was there");
-    transaction.commit().expect("committed");
-    drop(database);
-    let (meta, opened) = RedbMeta::open(&path, Options::default()).expect("opens");
-    assert!(!opened.created);
-    assert_eq!(meta.scan::<GrantRow>(&ADA, None, 10).expect("a table"), []);
+    let since_2 = written_by >= 2;
+    let holders = meta.scan::<HolderRow>(&layer(), None, 10).expect("rows");
+    assert_eq!(holders, since_2.then(|| ((layer(), LOCAL, image()), holder())).as_slice());
+    let about = meta.scan::<ReferrerRow>(&(LOCAL, image(), layer()), None, 10).expect("rows");
+    assert_eq!(about, since_2.then(|| ((LOCAL, image(), (layer(), manifest())), referrer())).as_slice());
+    assert_eq!(meta.get(&UPLOAD).expect("no damage"), since_2.then(session));
 }

@@ -1,16 +1,14 @@
 //! Owns what the store keeps about itself: schema number, epoch, the mark of an orderly stop, and
 //! the number of the last commit.
-//! Must not know: any other row.
+//! Must not know: any other row, and how an older layout becomes this one.
 
 use redb::{Database, ReadableDatabase, TableError, WriteTransaction};
 use serde::de::DeserializeOwned;
 
+use super::upgrade::{self, SCHEMA};
 use super::{Opened, definition, read_error};
 use crate::meta::record;
 use crate::meta::{MetaError, SettingKey, SettingRow, Table};
-
-/// The layout of the tables that this version reads and writes.
-pub const SCHEMA: u32 = 1;
 
 /// Counts commits, so that after a failure it can be told which of them are in the file.
 const SEQUENCE: SettingKey = SettingKey::new("sequence");
@@ -28,37 +26,32 @@ pub(super) fn create(database: &Database) -> Result<(), MetaError> {
     transaction.commit().map_err(read_error)
 }
 
-/// Begins an epoch: checks the schema, upgrades an older one, takes the mark of the orderly stop away.
-/// Also says the number of the last commit.
-pub(super) fn begin(database: &Database, created: bool) -> Result<(Opened, u64), MetaError> {
-    let schema = get(database, &SettingKey::SCHEMA)?;
-    if schema > SCHEMA {
-        return Err(MetaError::Newer { found: schema, known: SCHEMA });
+/// The layout that is found; a newer one than this version knows is refused.
+pub(super) fn schema(database: &Database) -> Result<u32, MetaError> {
+    match get(database, &SettingKey::SCHEMA)? {
+        newer if newer > SCHEMA => Err(MetaError::Newer { found: newer, known: SCHEMA }),
+        0 => Err(MetaError::Corrupt("no version ever wrote schema 0".to_owned())),
+        known => Ok(known),
     }
-    migrate(schema)?;
+}
+
+/// Begins an epoch: upgrades an older schema and takes the mark of the orderly stop away, both in one
+/// transaction, so that a crash leaves what was found or what was to be. Also says the number of the last commit.
+pub(super) fn begin(database: &Database, schema: u32, created: bool) -> Result<(Opened, u64), MetaError> {
     let epoch = get::<u64>(database, &SettingKey::EPOCH)? + 1;
     let opened = Opened { clean: get(database, &SettingKey::CLEAN)?, created, schema, epoch };
 
     let mut transaction = database.begin_write().map_err(read_error)?;
     transaction.set_quick_repair(true);
-    // A file of the same schema may come from before a table was thought of.
-    for table in Table::ALL {
-        transaction.open_table(definition(table)).map_err(read_error)?;
-    }
+    let notes = upgrade::run(&transaction, schema)?;
     put(&transaction, &SettingKey::SCHEMA, SCHEMA)?;
     put(&transaction, &SettingKey::EPOCH, epoch)?;
     put(&transaction, &SettingKey::CLEAN, false)?;
     transaction.commit().map_err(read_error)?;
-    Ok((opened, last_commit(database)?))
-}
-
-/// Brings the tables from schema `from` to [`SCHEMA`], one step per number. The first schema has no
-/// forerunner, so there is no step yet.
-fn migrate(from: u32) -> Result<(), MetaError> {
-    match from {
-        SCHEMA => Ok(()),
-        other => Err(MetaError::Corrupt(format!("no version ever wrote schema {other}"))),
+    for note in notes {
+        tracing::warn!("{note}");
     }
+    Ok((opened, last_commit(database)?))
 }
 
 /// Marks the stop as orderly.

@@ -64,7 +64,7 @@ async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
 async fn an_orderly_stop_keeps_everything_and_is_seen_at_the_next_opening() {
     let home = Home::new();
     let (meta, opened) = home.open().expect("a new store");
-    assert_eq!(opened, Opened { clean: true, created: true, schema: 1, epoch: 1 });
+    assert_eq!(opened, Opened { clean: true, created: true, schema: SCHEMA, epoch: 1 });
     meta.apply(put(Durability::Durable, 1, 10)).await.expect("applied");
     meta.apply(put(Durability::Relaxed, 2, 20)).await.expect("applied");
     assert_eq!((size_of(&meta, 1), size_of(&meta, 2)), (Some(10), Some(20)));
@@ -75,7 +75,7 @@ async fn an_orderly_stop_keeps_everything_and_is_seen_at_the_next_opening() {
     meta.close().await.expect("closing twice is no error");
 
     let (meta, opened) = home.open().expect("the store again, while the closed one still exists");
-    assert_eq!(opened, Opened { clean: true, created: false, schema: 1, epoch: 2 });
+    assert_eq!(opened, Opened { clean: true, created: false, schema: SCHEMA, epoch: 2 });
     assert_eq!((size_of(&meta, 1), size_of(&meta, 2)), (Some(10), Some(20)));
 }
 
@@ -86,7 +86,7 @@ async fn a_stop_without_close_is_seen_as_a_crash() {
     meta.apply(put(Durability::Durable, 1, 10)).await.expect("applied");
     drop(meta);
     let (meta, opened) = home.open().expect("the file is free once drop returns");
-    assert_eq!(opened, Opened { clean: false, created: false, schema: 1, epoch: 2 });
+    assert_eq!(opened, Opened { clean: false, created: false, schema: SCHEMA, epoch: 2 });
     assert_eq!(size_of(&meta, 1), Some(10));
 }
 
@@ -109,13 +109,14 @@ async fn a_newer_schema_is_refused() {
     let home = Home::new();
     let (meta, _) = home.open().expect("a new store");
     let mut batch = Batch::new(Durability::Durable);
-    batch.put(&SettingKey::SCHEMA, &SettingRow { value: json!(layout::SCHEMA + 1) });
+    batch.put(&SettingKey::SCHEMA, &SettingRow { value: json!(SCHEMA + 1) });
     meta.apply(batch).await.expect("applied");
     meta.close().await.expect("closed");
 
     for _ in 0..2 {
         let refused = home.open().err().expect("refused");
-        assert!(matches!(refused, MetaError::Newer { found: 2, known: 1 }), "{refused}");
+        let MetaError::Newer { found, known } = refused else { panic!("{refused}") };
+        assert_eq!((found, known), (SCHEMA + 1, SCHEMA));
     }
 }
 

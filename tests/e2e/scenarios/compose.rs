@@ -1,41 +1,43 @@
-//! Owns the shipped Dockerfile and compose file, run for real. Must not know: the server's insides.
+//! Owns the shipped Dockerfile and compose file, run for real by the targets of the Makefile. Must not know: the server's insides.
 
 use crate::clients::Client;
 use crate::front::{CDN, REGISTRY, TOKEN_SERVER, Weather};
 use crate::images::Family;
 use crate::needs::base_images;
-use crate::process::run;
+use crate::process::{Run, run};
 use crate::sandbox::UPSTREAM_IP;
-use crate::server::binary;
 use crate::trouble::{Outcome, ensure};
 use crate::world::{REMOTE, World, step, upstream_url};
 use serde_json::json;
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
+use std::{env, fs};
 
+/// `make up` compiles what has changed: after `make e2e`, nothing.
+const LIMIT: u64 = 900;
 const CA_INSIDE: &str = "/etc/upstream-ca.crt";
 
+/// `make up`, a pull through what it started, `make down`, as a person calls them.
 pub fn run_stack(world: &mut World) -> Outcome {
     world.docker()?;
     // The composed nginx wants the same port.
     world.nginx = None;
     world.server = None;
     base_images(&world.source).success()?;
-    let (context, certs) = (context(world)?, world.certs());
-    let compose = |words: &[&str]| {
-        run("docker-compose")
-            .args(["-p", "e2e", "-f", "docker-compose.yml", "-f", "e2e.json"])
-            .args(words)
-            .dir(&context)
-            .env("CERTS_DIR", &certs)
-            .limit(180)
-            .success()
+    let more = more(world)?;
+    let (source, certs) = (world.source.clone(), world.certs());
+    let by_hand = |command: Run| {
+        let command = command.dir(&source).env("CERTS_DIR", &certs).env("COMPOSE_PROJECT_NAME", "e2e");
+        command.env("COMPOSE_FILE", &more).limit(LIMIT).success()
     };
-    compose(&["build"])?;
-    step("built");
-    let outcome = compose(&["up", "-d"]).and_then(|_| {
-        step("up");
+    let make = |target: &str| by_hand(run("make").args([target, "PROFILE=dev"]).env("PATH", with_cargo()));
+    let compose = |words: &[&str]| by_hand(run("docker-compose").args(words));
+    let outcome = make("up").and_then(|said| {
+        ensure!(
+            said.contains("binaryrepo") && said.contains("nginx"),
+            "make up does not show what runs:\n{said}"
+        );
+        step("make up: built and started");
         let binaryrepo =
             |words: &[&str]| compose(&[&["exec", "-T", "binaryrepo", "binaryrepo"], words].concat());
         binaryrepo(&["healthcheck"])?;
@@ -48,32 +50,40 @@ pub fn run_stack(world: &mut World) -> Outcome {
     if outcome.is_err() {
         println!("{}", compose(&["logs", "--no-color", "--tail=30"]).unwrap_or_default());
     }
-    let down = compose(&["down", "--volumes", "--timeout", "20"]);
+    let down = make("down");
     outcome?;
-    down.map(drop)
+    down?;
+    let left = run("docker").args(["ps", "--all", "--quiet", "--filter", "name=e2e"]).success()?;
+    ensure!(left.trim().is_empty(), "make down left containers: {left}");
+    let volumes = run("docker").args(["volume", "ls", "--quiet"]).success()?;
+    ensure!(volumes.contains("e2e_data"), "make down took the stored content away: {volumes}");
+    step("make down: stopped, and the stored content is kept");
+    compose(&["down", "--volumes"]).map(drop)
 }
 
-/// What `docker-compose build` sends: the files of the repository and the binary where `make build` puts it.
-fn context(world: &World) -> Outcome<std::path::PathBuf> {
-    let context = world.dir.join("stack");
-    fs::create_dir_all(context.join("target/dist"))?;
-    fs::create_dir_all(context.join("ops"))?;
-    for name in ["Dockerfile", ".dockerignore", "docker-compose.yml", "nginx", "ops/docker"] {
-        run("cp").args(["-r"]).args([world.source.join(name), context.join(name)]).success()?;
-    }
-    fs::copy(binary(), context.join("target/dist/binaryrepo"))?;
+/// Beside the shipped file: the upstream has no DNS name here, and its authority is nobody's but ours.
+fn more(world: &World) -> Outcome<String> {
     let hosts: Vec<String> = [REGISTRY, TOKEN_SERVER, CDN].map(|host| format!("{host}:{UPSTREAM_IP}")).into();
     let authority = format!("{}:{CA_INSIDE}:ro", world.dir.join("upstream-ca.crt").display());
-    // The upstream has no DNS name, and its authority is nobody's but ours.
     let more = json!({ "services": { "binaryrepo": { "extra_hosts": hosts, "volumes": [authority] } } });
-    fs::write(context.join("e2e.json"), more.to_string())?;
-    Ok(context)
+    let file = world.dir.join("compose.json");
+    fs::write(&file, more.to_string())?;
+    Ok(format!("docker-compose.yml:{}", file.display()))
+}
+
+/// The programs of the scenarios, and the toolchain that this one was compiled with.
+fn with_cargo() -> String {
+    let programs = env::var("PATH").unwrap_or_default();
+    match env::var_os("CARGO").as_deref().map(Path::new).and_then(Path::parent) {
+        Some(toolchain) => format!("{programs}:{}", toolchain.display()),
+        None => programs,
+    }
 }
 
 fn pull_through(world: &mut World) -> Outcome {
     let origin = world.through_nginx(REMOTE)?;
     let answers = || world.runtime.block_on(origin.get("/v2/")).is_ok_and(|answer| answer.status() == 200);
-    crate::world::eventually(Duration::from_secs(20), answers, || {
+    crate::world::eventually(Duration::from_secs(120), answers, || {
         "the composed nginx does not answer".to_owned()
     })?;
     let image = world.maker.image(Family::Docker, &[1024, 1 << 20, 8 << 20]);

@@ -87,7 +87,7 @@ pub const ALL: &[Scenario] = &[
     scenario("check-pull", "make check-remote-pull shows both times and the storage", compose::check_pull),
     Scenario {
         name: "compose",
-        about: "docker-compose build and up, and a pull through what it started",
+        about: "make up, a pull through what it started, and make down",
         need: Some(Need::BaseImage),
         run: compose::run_stack,
     },

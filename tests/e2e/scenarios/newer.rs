@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const START: Duration = Duration::from_secs(40);
+const START: Duration = Duration::from_secs(120);
 const CONTAINERD: &str = "/run/e2e-containerd-2/containerd.sock";
 const BUILDKIT: &str = "unix:///run/e2e-buildkit.sock";
 /// containerd asks for a layer in pieces of this size, several at once.

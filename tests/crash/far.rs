@@ -1,0 +1,130 @@
+//! One blob that takes longer than a run: a kill cuts its fetch off, and the next server goes on with what was left.
+//! Where that was damaged meanwhile, it begins anew.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::client::{Ask, Got};
+use super::support::fault::Fault;
+use super::support::image::{Content, Image};
+use super::support::upstream::{Registry, Seen};
+
+const SIZE: usize = 20 << 20;
+/// Where the upstream falls silent: behind the 16 MiB at which the server notes how far it is.
+const SILENT_AT: u64 = 18 << 20;
+
+pub struct Far {
+    registry: Registry,
+    image: Image,
+    /// Who asked for it at the server that is to be killed.
+    cut_off: Option<JoinHandle<Got>>,
+    damaged: bool,
+    pub resumed: usize,
+    pub begun_anew: usize,
+}
+
+impl Far {
+    pub async fn start() -> Self {
+        let registry = Registry::open().await;
+        let image = Image::new(77_000, &[SIZE]);
+        registry.add_image("a/far", "latest", &image);
+        Self { registry, image, cut_off: None, damaged: false, resumed: 0, begun_anew: 0 }
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn layer(&self) -> &Content {
+        &self.image.layers[0]
+    }
+
+    fn pull(&self) -> Ask {
+        Ask::get(format!("/v2/far/a/far/blobs/{}", self.layer().digest))
+    }
+
+    fn line(&self) -> String {
+        format!("GET /v2/a/far/blobs/{}", self.layer().digest)
+    }
+
+    /// Has the server fetch most of it. Answers when what is noted of that survives a kill.
+    pub async fn begin(&mut self, server: SocketAddr) {
+        self.registry.always(&self.line(), Fault::StallAt(SILENT_AT));
+        let before = fetched(server).await;
+        let (pull, bytes) = (self.pull(), self.layer().bytes.clone());
+        self.cut_off = Some(tokio::spawn(async move { pull.send(server, &bytes).await }));
+        for _ in 0..3_000 {
+            if fetched(server).await >= before + SILENT_AT {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // What was noted is durable with the next commit that has to be.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let content = Content::random(fastrand::u64(..), 100);
+        let target = format!("/v2/docker-local/far/side/blobs/uploads/?digest={}", content.digest);
+        let push = Ask::new("POST", target, content.bytes).with("content-type", "application/octet-stream");
+        let pushed = push.send(server, &Bytes::new()).await;
+        assert_eq!(pushed.status, 201, "{pushed:?}");
+    }
+
+    /// What a kill has left, as a power cut might leave it: one byte is another one.
+    pub fn damage(&mut self, dir: &Path) {
+        let Some(draft) = self.draft(dir) else { return };
+        let mut bytes = std::fs::read(&draft).unwrap();
+        bytes[99] ^= 1;
+        std::fs::write(draft, bytes).unwrap();
+        self.damaged = true;
+    }
+
+    fn draft(&self, dir: &Path) -> Option<PathBuf> {
+        self.cut_off.as_ref()?;
+        let files = std::fs::read_dir(dir.join("tmp")).unwrap().map(|file| file.unwrap().path());
+        let is_ours = |path: &PathBuf| {
+            std::fs::read(path)
+                .is_ok_and(|bytes| bytes.len() > 1 << 20 && bytes[..64] == self.layer().bytes[..64])
+        };
+        files.into_iter().find(is_ours)
+    }
+
+    /// The next server brings all of it, and nothing of what was damaged; then it is purged, to be fetched again.
+    pub async fn go_on(&mut self, server: SocketAddr) {
+        let Some(cut_off) = self.cut_off.take() else { return };
+        let got = cut_off.await.unwrap();
+        assert!(!got.is_poison(), "wrong bytes: {got:?}");
+        self.registry.behave();
+        self.registry.forget();
+        let got = self.pull().send(server, &self.layer().bytes).await;
+        assert!(got.is_whole(), "a fetch that a kill cut off: {got:?}");
+        let asked = self.registry.asked(&self.line());
+        let resumed = asked.iter().any(goes_on);
+        assert!(!(resumed && self.damaged), "what was damaged was gone on with: {asked:?}");
+        if resumed {
+            self.resumed += 1;
+        } else {
+            self.begun_anew += 1;
+        }
+        self.damaged = false;
+        let form = json!({ "repository": "far", "digest": self.layer().digest.to_string() });
+        let purge = Ask::new("POST", "/api/purge", form.to_string().into());
+        let purged = purge.with("content-type", "application/json").send(server, &Bytes::new()).await;
+        assert_eq!(purged.status, 200, "{purged:?}");
+    }
+}
+
+/// Whether this asked for the rest of a body. A proof asks for the first byte alone.
+pub fn goes_on(seen: &Seen) -> bool {
+    seen.range().is_some_and(|range| !range.starts_with("bytes=0-"))
+}
+
+/// Bytes that the server has from that upstream.
+async fn fetched(server: SocketAddr) -> u64 {
+    let got = Ask::get("/metrics").send(server, &Bytes::new()).await;
+    let name = "binaryrepo_bytes_from_upstream_total{repository=\"far\"} ";
+    got.text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0)
+}
