@@ -105,12 +105,6 @@ impl Reply {
         self
     }
 
-    #[inline]
-    pub fn with_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
-
     /// Sets a header to a text of ours, which is not copied.
     #[inline]
     pub fn with_static(mut self, name: HeaderName, value: &'static str) -> Self {

@@ -59,7 +59,7 @@ impl Site {
 pub fn bare_host(host: &str) -> String {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+        None => &host[..host.bytes().position(|byte| byte == b':').unwrap_or(host.len())],
     };
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

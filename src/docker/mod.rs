@@ -29,7 +29,7 @@ use http::StatusCode;
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
-use crate::engine::{Engine, Identity, Principal, Repositories, Repository, Scope};
+use crate::engine::{Engine, Identity, PageQuery, Principal, Repositories, Repository, Scope};
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
@@ -72,6 +72,20 @@ impl fmt::Display for Origin<'_> {
     }
 }
 
+/// The answer to a request without a body, where all that it rests on is in memory; `None` where it has to be waited
+/// for, by [`handle`]. Most pulls end here, without a future for what they never come to.
+pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Option<Reply> {
+    let mut note = Note::default();
+    let namespace = route::parameter(request.uri.query(), "ns");
+    let answered = match understand(engine, context, request, namespace.as_deref(), &mut note) {
+        Ok(Understood::Told(reply)) => Ok(reply),
+        Ok(Understood::Catalog { .. }) => return None,
+        Ok(Understood::Asks(call, action)) => Ok(call.finish(call.at_once(&action)?)),
+        Err(error) => Err(error),
+    };
+    Some(finish(answered, context, note))
+}
+
 /// Answers a request of a registry client. When the client goes away, this future is dropped: a fetch that it
 /// started belongs to the engine and goes on, and so does a change that was begun; an upload rests with what came.
 pub async fn handle(
@@ -82,11 +96,16 @@ pub async fn handle(
 ) -> Reply {
     let mut note = Note::default();
     let answered = answer(engine, context, request, &mut body, &mut note).await;
-    let mut reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
-    note.verdict = reply.note.verdict;
+    let reply = finish(answered, context, note);
     if !body.is_end_stream() && !hears(request, &mut body).await {
-        reply = reply.with_static(CONNECTION, "close");
+        return reply.with_static(CONNECTION, "close");
     }
+    reply
+}
+
+fn finish(answered: Result<Reply, WireError>, context: &Context<'_>, mut note: Note) -> Reply {
+    let reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
+    note.verdict = reply.note.verdict;
     reply.with_static(API_VERSION, "registry/2.0").with_note(note)
 }
 
@@ -95,7 +114,6 @@ async fn hears(request: &Parts, body: &mut impl Incoming) -> bool {
     !request.headers.contains_key(EXPECT) && Box::pin(body::drain(body)).await
 }
 
-/// `note` is filled as the request is understood, so that a refusal is logged with all that was known of it.
 async fn answer(
     engine: &Engine,
     context: &Context<'_>,
@@ -103,54 +121,86 @@ async fn answer(
     body: &mut impl Incoming,
     note: &mut Note,
 ) -> Result<Reply, WireError> {
-    let query = request.uri.query();
-    let route = route::route(&request.method, request.uri.path(), query)?;
-    let namespace = route::parameter(query, "ns");
+    let namespace = route::parameter(request.uri.query(), "ns");
+    match understand(engine, context, request, namespace.as_deref(), note)? {
+        Understood::Told(reply) => Ok(reply),
+        Understood::Catalog { entrance, directory, page } => {
+            catalog::list(engine, context, &entrance, &directory, page).await
+        }
+        Understood::Asks(call, action) => {
+            let acted = call.act(action, body).await;
+            Ok(call.finish(acted))
+        }
+    }
+}
+
+/// What becomes of a request before anything is looked up.
+enum Understood<'a> {
+    Told(Reply),
+    Catalog { entrance: Entrance<'a>, directory: Visible<'a>, page: PageQuery },
+    Asks(Call<'a>, Action),
+}
+
+/// `note` is filled as the request is understood, so that a refusal is logged with all that was known of it.
+fn understand<'a>(
+    engine: &'a Engine,
+    context: &'a Context<'a>,
+    request: &'a Parts,
+    namespace: Option<&'a str>,
+    note: &mut Note,
+) -> Result<Understood<'a>, WireError> {
+    let route = route::route(&request.method, request.uri.path(), request.uri.query())?;
     let entrance = Entrance {
         site: context.site,
         host: context.host,
         path_repository: route.repository,
         prefix: context.prefix,
-        namespace: namespace.as_deref(),
+        namespace,
     };
     let directory = Visible { repositories: engine.repositories(), context };
-    // What is refused says how to do better.
-    let refuse = |error: WireError, scope: Option<String>| {
-        let challenge = Challenge::new(context, &entrance, scope);
-        challenge.complete(error.clone().into_reply(context.request_id), &error)
-    };
     let (name, action) = match route.target {
-        Target::Unslashed => return Ok(moved(&entrance, note)),
+        Target::Unslashed => return Ok(Understood::Told(moved(&entrance, note))),
         Target::Base => {
             note.action = "base";
             let named = entrance.repository(&directory).ok().flatten();
             let entered = permit::may_enter(context, named.as_deref());
-            return Ok(entered.map_or_else(|error| refuse(error, None), |()| base()));
+            return Ok(Understood::Told(match entered {
+                Ok(()) => base(),
+                Err(error) => refuse(context, &entrance, error, None),
+            }));
         }
         Target::Catalog { page } => {
             note.action = "catalog";
-            if let Err(error) = permit::may_list(context) {
-                return Ok(refuse(error, Some(challenge::LISTING_SCOPE.to_owned())));
-            }
-            return Box::pin(catalog::list(engine, context, &entrance, &directory, page)).await;
+            return Ok(match permit::may_list(context) {
+                Ok(()) => Understood::Catalog { entrance, directory, page },
+                Err(error) => {
+                    let scope = Some(challenge::LISTING_SCOPE.to_owned());
+                    Understood::Told(refuse(context, &entrance, error, scope))
+                }
+            });
         }
         Target::Content { name, action } => (name, action),
     };
     note.action = action.name();
     let right = action.right();
-    let scope = || challenge::image_scope(name, right);
-    let address = match entrance.resolve(&directory, name) {
-        Ok(address) => address,
-        Err(error) => return Ok(refuse(permit::nowhere(context, error), scope())),
-    };
-    describe(note, &address, &action);
-    let call =
-        Call { engine, context, request, entrance: &entrance, directory: &directory, address: &address };
-    let reply = call.act(action, body).await.unwrap_or_else(|error| refuse(error, scope()));
-    Ok(match &address.namespace {
-        Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
-        None => reply,
-    })
+    match entrance.resolve(&directory, name) {
+        Ok(address) => {
+            describe(note, &address, &action);
+            let call = Call { engine, context, request, entrance, directory, address, name, right };
+            Ok(Understood::Asks(call, action))
+        }
+        Err(error) => {
+            let error = permit::nowhere(context, error);
+            let scope = challenge::image_scope(name, right);
+            Ok(Understood::Told(refuse(context, &entrance, error, scope)))
+        }
+    }
+}
+
+/// What is refused says how to do better.
+fn refuse(context: &Context<'_>, entrance: &Entrance<'_>, error: WireError, scope: Option<String>) -> Reply {
+    let challenge = Challenge::new(context, entrance, scope);
+    challenge.complete(error.clone().into_reply(context.request_id), &error)
 }
 
 /// A request whose address was found.
@@ -158,32 +208,62 @@ struct Call<'a> {
     engine: &'a Engine,
     context: &'a Context<'a>,
     request: &'a Parts,
-    entrance: &'a Entrance<'a>,
-    directory: &'a Visible<'a>,
-    address: &'a Address,
+    entrance: Entrance<'a>,
+    directory: Visible<'a>,
+    address: Address,
+    /// As it stands in the path.
+    name: &'a str,
+    right: Right,
 }
 
 impl Call<'_> {
+    fn finish(&self, answered: Result<Reply, WireError>) -> Reply {
+        let reply = answered.unwrap_or_else(|error| {
+            let scope = challenge::image_scope(self.name, self.right);
+            refuse(self.context, &self.entrance, error, scope)
+        });
+        match &self.address.namespace {
+            Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
+            None => reply,
+        }
+    }
+
     /// Where to look for what was asked; decided before anything is looked up. What the caller may not see is looked
     /// for where nothing is, and so answered as if it did not exist.
     fn permitted(&self, action: &Action) -> Result<Scope, WireError> {
-        let Address { repository, image, .. } = self.address;
+        let Address { repository, image, .. } = &self.address;
         let scope = |repository| Scope { repository, image: image.clone() };
-        let Err(error) = permit::may(self.context, repository, image, action.right()) else {
+        let Err(error) = permit::may(self.context, repository, image, self.right) else {
             return Ok(scope(repository.clone()));
         };
         if error.code != Code::NameUnknown {
             return Err(error);
         }
-        match self.entrance.repository(self.directory) {
+        match self.entrance.repository(&self.directory) {
             Ok(Some(named)) if !permit::sees(self.context, &named) => {
-                return Err(address::unknown_repository(self.directory, named.name.as_str()));
+                return Err(address::unknown_repository(&self.directory, named.name.as_str()));
             }
             _ => {}
         }
         match repository.emptied() {
-            Some(empty) if action.right() == Right::Pull => Ok(scope(Arc::new(empty))),
+            Some(empty) if self.right == Right::Pull => Ok(scope(Arc::new(empty))),
             _ => Err(missing(action, error)),
+        }
+    }
+
+    /// `None` where it has to be waited for, by [`Self::act`].
+    fn at_once(&self, action: &Action) -> Option<Result<Reply, WireError>> {
+        let scope = match self.permitted(action) {
+            Ok(scope) => scope,
+            Err(error) => return Some(Err(error)),
+        };
+        let headers = &self.request.headers;
+        match action {
+            Action::Manifest { reference, want } => {
+                pull::manifest_at_once(self.engine, &scope, reference, *want, headers).map(Ok)
+            }
+            Action::Blob { digest, want } => pull::blob_at_once(self.engine, &scope, digest, *want, headers),
+            Action::Tags { .. } | Action::Referrers { .. } | Action::Push(_) => None,
         }
     }
 
@@ -196,12 +276,11 @@ impl Call<'_> {
                 pull::manifest(engine, &scope, &reference, want, headers).await
             }
             Action::Blob { digest, want } => pull::blob(engine, &scope, &digest, want, headers).await,
-            // Boxed: rare and large, and the future of every other request would be as large.
-            Action::Tags { page } => Box::pin(tags::list(engine, &scope, address, page)).await,
+            Action::Tags { page } => tags::list(engine, &scope, address, page).await,
             Action::Referrers { digest, query } => {
-                Box::pin(referrers::list(engine, &scope, address, &digest, &query)).await
+                referrers::list(engine, &scope, address, &digest, &query).await
             }
-            Action::Push(push) => Box::pin(push::act(self, &scope, push, body)).await,
+            Action::Push(push) => push::act(self, &scope, push, body).await,
         }
     }
 
@@ -215,7 +294,7 @@ impl Call<'_> {
 
     /// Another image, as this client spells it. Whether it may be read is another matter.
     fn resolve(&self, name: &str) -> Option<Scope> {
-        let address = self.entrance.resolve(self.directory, name).ok()?;
+        let address = self.entrance.resolve(&self.directory, name).ok()?;
         Some(Scope { repository: address.repository, image: address.image })
     }
 }

@@ -19,7 +19,11 @@ use crate::reply::{Content, Reply};
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// A digest names its bytes for ever.
-const FOR_EVER: &str = "max-age=31536000";
+const FOR_EVER: HeaderValue = HeaderValue::from_static("max-age=31536000");
+const SANDBOX: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 /// The specification allows 4,096 bytes of warnings in all.
 const MAX_WARNING: usize = 1024;
 
@@ -35,6 +39,18 @@ pub async fn manifest(
     Ok(manifest_reply(found, want, headers))
 }
 
+/// The same where the engine need not wait for it.
+pub fn manifest_at_once(
+    engine: &Engine,
+    scope: &Scope,
+    reference: &Reference,
+    want: Want,
+    headers: &HeaderMap,
+) -> Option<Reply> {
+    let found = engine.manifest_at_once(scope, reference)?;
+    Some(manifest_reply(found, want, headers))
+}
+
 /// Answers a blob, or the part of it that was asked for.
 pub async fn blob(
     engine: &Engine,
@@ -43,25 +59,57 @@ pub async fn blob(
     want: Want,
     headers: &HeaderMap,
 ) -> Result<Reply, WireError> {
-    // Whoever has it needs no bytes, only to hear that it is still to be had.
-    let has_it = none_match(headers, digest);
-    let asked = match want {
-        Want::Body if !has_it => BlobWant { want, range: range(headers, digest) },
-        Want::Body | Want::Head => BlobWant { want: Want::Head, range: RangeRequest::Whole },
-    };
-    let found = engine.blob(scope, digest, asked).await?;
-    Ok(if has_it { not_modified(digest, found.verdict) } else { blob_reply(found) })
+    let asked = BlobAsked::read(digest, want, headers);
+    let found = engine.blob(scope, digest, asked.want).await?;
+    Ok(asked.reply(found))
+}
+
+/// The same where the engine need not wait for it.
+pub fn blob_at_once(
+    engine: &Engine,
+    scope: &Scope,
+    digest: &Digest,
+    want: Want,
+    headers: &HeaderMap,
+) -> Option<Result<Reply, WireError>> {
+    let asked = BlobAsked::read(digest, want, headers);
+    let found = engine.blob_at_once(scope, digest, asked.want)?;
+    Some(found.map(|found| asked.reply(found)).map_err(WireError::from))
+}
+
+/// What of a blob a client asks for.
+struct BlobAsked {
+    /// Whoever has it needs no bytes, only to hear that it is still to be had.
+    has_it: bool,
+    want: BlobWant,
+}
+
+impl BlobAsked {
+    fn read(digest: &Digest, want: Want, headers: &HeaderMap) -> Self {
+        let has_it = none_match(headers, digest);
+        let want = match want {
+            Want::Body if !has_it => BlobWant { want, range: range(headers, digest) },
+            Want::Body | Want::Head => BlobWant { want: Want::Head, range: RangeRequest::Whole },
+        };
+        Self { has_it, want }
+    }
+
+    fn reply(&self, found: BlobAnswer) -> Reply {
+        if self.has_it { not_modified(&found.digest, found.verdict) } else { blob_reply(found) }
+    }
 }
 
 fn manifest_reply(found: Manifest, want: Want, headers: &HeaderMap) -> Reply {
     let reply = if none_match(headers, &found.digest) {
         not_modified(&found.digest, found.verdict)
     } else {
-        let mut reply = describe(Reply::empty(StatusCode::OK), &found.digest, found.verdict)
-            .with_header(CONTENT_TYPE, found.media_type.as_str())
-            .with_number(CONTENT_LENGTH, found.size)
-            // Its type is the upstream's word: a browser must never run it as a page of this host.
-            .with_static(CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox");
+        let mut reply = described(StatusCode::OK, &found.digest, found.verdict);
+        if let Ok(media_type) = HeaderValue::from_str(found.media_type.as_str()) {
+            reply.headers.insert(CONTENT_TYPE, media_type);
+        }
+        reply.headers.insert(CONTENT_LENGTH, found.size.into());
+        // Its type is the upstream's word: a browser must never run it as a page of this host.
+        reply.headers.insert(CONTENT_SECURITY_POLICY, SANDBOX);
         if want == Want::Body {
             reply.content = Content::Bytes(found.bytes);
         }
@@ -75,11 +123,11 @@ fn blob_reply(found: BlobAnswer) -> Reply {
         Some(range) => (StatusCode::PARTIAL_CONTENT, range.len()),
         None => (StatusCode::OK, found.size),
     };
-    let mut reply = describe(Reply::empty(status), &found.digest, found.verdict)
-        .with_static(CONTENT_TYPE, "application/octet-stream")
-        .with_number(CONTENT_LENGTH, length)
-        .with_static(ACCEPT_RANGES, "bytes")
-        .with_static(CACHE_CONTROL, FOR_EVER);
+    let mut reply = described(status, &found.digest, found.verdict);
+    reply.headers.insert(CONTENT_TYPE, OCTETS);
+    reply.headers.insert(CONTENT_LENGTH, length.into());
+    reply.headers.insert(ACCEPT_RANGES, BYTES);
+    reply.headers.insert(CACHE_CONTROL, FOR_EVER);
     if let Some(range) = found.range {
         let last = range.end.saturating_sub(1);
         reply = reply.with_header(CONTENT_RANGE, &format!("bytes {}-{last}/{}", range.start, found.size));
@@ -91,18 +139,19 @@ fn blob_reply(found: BlobAnswer) -> Reply {
 }
 
 fn not_modified(digest: &Digest, verdict: Verdict) -> Reply {
-    describe(Reply::empty(StatusCode::NOT_MODIFIED), digest, verdict)
+    described(StatusCode::NOT_MODIFIED, digest, verdict)
 }
 
-/// What every answer with content says about it.
-fn describe(reply: Reply, digest: &Digest, verdict: Verdict) -> Reply {
+/// What every answer with content says about it. The headers are set where they are, here and above: a reply that is
+/// handed on for each of them is copied for each of them.
+fn described(status: StatusCode, digest: &Digest, verdict: Verdict) -> Reply {
     let (tag, text) = entity_tag(digest);
-    let mut reply = reply
-        .with_value(DOCKER_CONTENT_DIGEST, text)
-        .with_value(ETAG, tag)
-        .with_static(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    let mut reply = Reply::empty(status);
+    reply.headers.insert(DOCKER_CONTENT_DIGEST, text);
+    reply.headers.insert(ETAG, tag);
+    reply.headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     if verdict != Verdict::Local {
-        reply = reply.with_static(X_CACHE, verdict.as_str());
+        reply.headers.insert(X_CACHE, HeaderValue::from_static(verdict.as_str()));
     }
     reply.note.verdict = Some(verdict);
     reply

@@ -26,7 +26,7 @@ pub async fn act(
     body: &mut impl Incoming,
 ) -> Result<Reply, WireError> {
     if scope.repository.local().is_none() {
-        return Err(refuse(call.directory, &scope.repository, &push));
+        return Err(refuse(&call.directory, &scope.repository, &push));
     }
     match push {
         Push::PutManifest { reference, tags } => manifest(call, scope, reference, tags, body).await,

@@ -68,17 +68,35 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        if scope.repository.local().is_some() {
-            return Box::pin(self.local_blob(scope, digest, want)).await;
+        if let Some(answered) = self.blob_at_once(scope, digest, want) {
+            return answered;
         }
-        let Source { repository, image } = source(scope);
-        let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
-            self.touch(digest);
-            return answered_from_memory(&answer, want);
+        let key = blob_key(scope, digest);
+        match scope.repository.remote() {
+            Some(_) => self.blob_from_disk_or_upstream(scope, digest, want, key).await,
+            None => self.local_blob(scope, digest, want, key).await,
         }
-        // Boxed: what follows is large, and would make the future of every request for a small blob so.
-        Box::pin(self.blob_from_disk_or_upstream(scope, digest, want, key)).await
+    }
+
+    /// The same, where it is in memory; `None` where it must be waited for.
+    pub fn blob_at_once(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        want: BlobWant,
+    ) -> Option<Result<BlobAnswer, EngineError>> {
+        let is_local = scope.repository.local().is_some();
+        if is_local && want.want == Want::Head {
+            // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
+            return None;
+        }
+        let answer = self.shared.answers.get(&blob_key(scope, digest), self.shared.clock.now())?;
+        let answered = answered_from_memory(&answer, want);
+        if is_local {
+            return Some(answered.map(|answer| BlobAnswer { verdict: Verdict::Local, ..answer }));
+        }
+        self.touch(digest);
+        Some(answered)
     }
 
     async fn blob_from_disk_or_upstream(
@@ -299,6 +317,11 @@ impl Engine {
         let reader = Some(Reader::stored(self.clone(), *digest, blob, part));
         Ok(Some(BlobAnswer { digest: *digest, size, range, reader, verdict: Verdict::Hit }))
     }
+}
+
+fn blob_key(scope: &Scope, digest: &Digest) -> AnswerKey {
+    let Source { repository, image } = source(scope);
+    AnswerKey { repository, image, of: Of::Blob(*digest) }
 }
 
 /// Whether a copy lies here that may be served.

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::Engine;
-use super::answers::{AnswerKey, Of};
-use super::blobs::{Copy, answered_from_memory, head};
+use super::answers::AnswerKey;
+use super::blobs::{Copy, head};
 use super::flight::{FlightKey, Source};
-use super::manifests::{answer_key, from_memory, source};
+use super::manifests::source;
 use super::model::{BlobAnswer, BlobWant, EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::shared::Shared;
 use super::unneeded::micros;
@@ -26,16 +26,9 @@ impl Engine {
         scope: &Scope,
         digest: &Digest,
         want: BlobWant,
+        key: AnswerKey,
     ) -> Result<BlobAnswer, EngineError> {
-        let Source { repository, image } = source(scope);
-        let key = AnswerKey { repository, image, of: Of::Blob(*digest) };
         let local = |answer: BlobAnswer| BlobAnswer { verdict: Verdict::Local, ..answer };
-        // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
-        if want.want == Want::Body
-            && let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now())
-        {
-            return answered_from_memory(&answer, want).map(local);
-        }
         let noted = self.shared.answers.generation(key.repository, &key.image);
         for _ in 0..TRIES {
             let seen = self.see(scope, digest, None).await?;
@@ -110,11 +103,8 @@ impl Engine {
         &self,
         scope: &Scope,
         reference: &Reference,
+        key: AnswerKey,
     ) -> Result<Manifest, EngineError> {
-        let key = answer_key(scope, reference.clone());
-        if let Some(answer) = self.shared.answers.get(&key, self.shared.clock.now()) {
-            return Ok(Manifest { verdict: Verdict::Local, ..from_memory(&answer) });
-        }
         let noted = self.shared.answers.generation(key.repository, &key.image);
         let (image, wanted) = (source(scope), reference.clone());
         let found = self.shared.read(move |shared| read_manifest(shared, &image, &wanted)).await?;

@@ -37,28 +37,26 @@ impl Engine {
         reference: &Reference,
         want: Want,
     ) -> Result<Manifest, EngineError> {
+        if let Some(manifest) = self.manifest_at_once(scope, reference) {
+            return Ok(manifest);
+        }
+        let key = answer_key(scope, reference.clone());
         let Some(remote) = scope.repository.remote() else {
-            return self.local_manifest(scope, reference).await;
+            return self.local_manifest(scope, reference, key).await;
         };
         match reference {
-            Reference::Tag(tag) => self.manifest_by_tag(scope, remote, tag, want).await,
-            Reference::Digest(digest) => self.manifest_by_digest(scope, digest, Verdict::Hit).await,
+            Reference::Tag(tag) => self.manifest_by_stored_tag(scope, remote, tag, want, key).await,
+            Reference::Digest(digest) => {
+                self.manifest_by_stored_digest(scope, digest, Verdict::Hit, key).await
+            }
         }
     }
 
-    async fn manifest_by_tag(
-        &self,
-        scope: &Scope,
-        remote: &Remote,
-        tag: &Tag,
-        want: Want,
-    ) -> Result<Manifest, EngineError> {
-        let key = answer_key(scope, Reference::Tag(tag.clone()));
-        if let Some(answer) = self.remembered(scope, &key) {
-            return Ok(from_memory(&answer));
-        }
-        // Boxed: what follows is rare and large, and would make every request's future so.
-        Box::pin(self.manifest_by_stored_tag(scope, remote, tag, want, key)).await
+    /// The same, where it is in memory and fresh; `None` where it must be waited for.
+    pub fn manifest_at_once(&self, scope: &Scope, reference: &Reference) -> Option<Manifest> {
+        let answer = self.remembered(scope, &answer_key(scope, reference.clone()))?;
+        let verdict = if scope.repository.remote().is_some() { Verdict::Hit } else { Verdict::Local };
+        Some(Manifest { verdict, ..from_memory(&answer) })
     }
 
     async fn manifest_by_stored_tag(
@@ -223,7 +221,7 @@ impl Engine {
         if let Some(answer) = self.remembered(scope, &key) {
             return Ok(Manifest { verdict, ..from_memory(&answer) });
         }
-        Box::pin(self.manifest_by_stored_digest(scope, digest, verdict, key)).await
+        self.manifest_by_stored_digest(scope, digest, verdict, key).await
     }
 
     async fn manifest_by_stored_digest(
@@ -324,9 +322,12 @@ impl Engine {
     /// where the freshness of a tag was reckoned by a policy that has changed.
     fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
         let now = self.shared.clock.now();
-        let remote = scope.repository.remote().filter(|_| !scope.repository.is_failing(now))?;
+        if scope.repository.is_failing(now) {
+            return None;
+        }
         let answer = self.shared.answers.get(key, now)?;
-        answer.fresh.is_none_or(|fresh| fresh.tag_ttl == remote.spec.tag_ttl).then_some(answer)
+        let tag_ttl = scope.repository.remote().map(|remote| remote.spec.tag_ttl);
+        answer.fresh.is_none_or(|fresh| Some(fresh.tag_ttl) == tag_ttl).then_some(answer)
     }
 
     pub(super) fn remember(

@@ -10,6 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures_util::future::{self, Either, Ready};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -48,42 +49,45 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Answers a request through `handler`. Dropped half-way, when the client has gone, it still writes its line.
-    pub async fn answer<B, H, F>(
-        &self,
+    /// Answers a request: by `at_once` if it can, and else by `later`, whose future waits. Dropped half-way, when the
+    /// client has gone, it still writes its line.
+    pub fn answer<'a, B, F>(
+        &'a self,
         request: Request<B>,
         peer: Peer,
-        handler: H,
-    ) -> Response<ResponseBody<Box<Line>>>
+        at_once: impl FnOnce(&Arrival<B>) -> Option<Reply>,
+        later: impl FnOnce(Arrival<B>) -> F,
+    ) -> Answering<'a>
     where
         B: Body,
-        H: FnOnce(Arrival<B>) -> F,
-        F: Future<Output = Reply>,
+        F: Future<Output = Reply> + Send + 'a,
     {
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
         // Boxed: it goes from hand to hand until the last byte is sent.
         let mut line = Box::new(Line::new(self, peer, &parts));
         let caller = Caller::read(&parts, peer, &self.trusted_proxies).map_err(HeadFault::from);
-        let reply = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
-            Ok(caller) => {
-                line.client = caller.client;
-                let handling =
-                    pin!(handler(Arrival { parts, body, caller, request_id: line.request_id.clone() }));
-                let handled = guarded(handling).await;
-                handled.unwrap_or_else(|Panicked| panic_reply(line.request_id.as_str()))
-            }
-            Err(fault) => rejected(&fault),
+        let caller = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
+            Ok(caller) => caller,
+            Err(fault) => return now(self.send(rejected(&fault), line, is_head)),
         };
-        self.send(reply, line, is_head)
+        line.client = caller.client;
+        let arrival = Arrival { parts, body, caller, request_id: line.request_id.clone() };
+        let reply = catch_unwind(AssertUnwindSafe(|| at_once(&arrival)))
+            .unwrap_or_else(|_| Some(panic_reply(line.request_id.as_str())));
+        if let Some(reply) = reply {
+            return now(self.send(reply, line, is_head));
+        }
+        let waiting = later(arrival);
+        // Boxed: it is large and rare, and what is answered at once would be moved about in as large a place.
+        Either::Right(Box::pin(async move {
+            let handled = guarded(pin!(waiting)).await;
+            let reply = handled.unwrap_or_else(|Panicked| panic_reply(line.request_id.as_str()));
+            self.send(reply, line, is_head)
+        }))
     }
 
-    fn send(
-        &self,
-        mut reply: Reply,
-        mut line: Box<Line>,
-        is_head: bool,
-    ) -> Response<ResponseBody<Box<Line>>> {
+    fn send(&self, mut reply: Reply, mut line: Box<Line>, is_head: bool) -> Answered {
         if let Content::Bytes(bytes) = &reply.content {
             reply.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
         }
@@ -110,6 +114,14 @@ impl Envelope {
         response.headers_mut().insert(X_REQUEST_ID, request_id);
         response
     }
+}
+
+/// An answer that is there already, or one that is waited for.
+pub type Answering<'a> = Either<Ready<Answered>, Pin<Box<dyn Future<Output = Answered> + Send + 'a>>>;
+type Answered = Response<ResponseBody<Box<Line>>>;
+
+fn now<'a>(answered: Answered) -> Answering<'a> {
+    Either::Left(future::ready(answered))
 }
 
 /// The `Content-Length` that a reply announces.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, ORIGIN};
+use http::header::{AUTHORIZATION, HeaderName, ORIGIN};
 use subtle::ConstantTimeEq;
 use url::Url;
 
@@ -13,7 +13,7 @@ use super::credentials::Credentials;
 use crate::docker::{Site, bare_host};
 use crate::engine::{Accounts, LogInFault, Principal, Secret};
 
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What may manage, and under which names.
 #[derive(Clone, Debug, Default)]

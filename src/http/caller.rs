@@ -4,7 +4,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::request::Parts;
 use ipnet::IpNet;
@@ -97,10 +96,12 @@ impl RequestId {
 
     /// 128 random bits. No secret: it only has to be found again.
     fn new() -> Self {
-        let random = fastrand::u128(..).to_be_bytes();
         let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-        let text: Vec<u8> = random.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-        Self(HeaderValue::from_maybe_shared(Bytes::from(text)).expect("hexadecimal digits"))
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+        }
+        Self(HeaderValue::from_bytes(&text).expect("hexadecimal digits"))
     }
 
     pub fn as_str(&self) -> &str {
@@ -172,7 +173,8 @@ fn checked_host(text: &str) -> Result<&str, HostFault> {
     let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
         None => {
-            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let (name, port) =
+                text.split_at(text.bytes().position(|byte| byte == b':').unwrap_or(text.len()));
             let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
             (!name.is_empty() && name.bytes().all(legal), port)
         }

@@ -59,38 +59,57 @@ fn parse(text: &str) -> Option<Credentials> {
     Some(if empty { Credentials::Nothing } else { Credentials::Basic { user, password } })
 }
 
-/// Who sends a request to a registry.
+/// Who sends a request to a registry, or what must be checked to know it.
+pub enum Shown {
+    Identity(Result<Identity, BadCredentials>),
+    /// Checking it takes time.
+    Password {
+        user: Vec<u8>,
+        password: Vec<u8>,
+    },
+}
+
+/// What a request shows of who sends it.
 ///
 /// While nobody can log in, credentials mean nothing: a proxy in front may have asked for them. Then this machine
 /// itself may do everything, unless a browser or a proxy may be borrowing it.
-pub async fn identify(
+pub fn shown(
     accounts: &Accounts,
     gate: &Gate,
     site: &Site,
     openness: Openness,
     caller: &Caller,
     headers: &HeaderMap,
-) -> Result<Identity, BadCredentials> {
-    let shown = Credentials::read(headers);
-    if caller.peer == Peer::Admin || matches!(&shown, Credentials::Bearer(text) if gate.is_token(text)) {
-        return Ok(Principal::Operator.into());
+) -> Shown {
+    let credentials = Credentials::read(headers);
+    if caller.peer == Peer::Admin || matches!(&credentials, Credentials::Bearer(text) if gate.is_token(text))
+    {
+        return Shown::Identity(Ok(Principal::Operator.into()));
     }
     if !openness.closed {
         let here = auth::is_from_here(caller, headers, site);
-        return Ok(if here { Principal::Operator.into() } else { Identity::ANONYMOUS });
+        return Shown::Identity(Ok(if here { Principal::Operator.into() } else { Identity::ANONYMOUS }));
     }
-    match shown {
+    Shown::Identity(match credentials {
         Credentials::Nothing => Ok(Identity::ANONYMOUS),
         Credentials::Malformed => Err(BadCredentials::Malformed),
-        Credentials::Basic { user, password } => {
-            // Boxed: a password is checked rarely, for every other request a future is kept small.
-            let logged_in = Box::pin(accounts.log_in(&user, &password, caller.client)).await;
-            logged_in.map(Identity::from).map_err(BadCredentials::LogIn)
-        }
+        Credentials::Basic { user, password } => return Shown::Password { user, password },
         Credentials::Bearer(text) => match accounts.by_token(&text) {
             Some(principal) => Ok(principal.into()),
             None => accounts.redeem(&text).map_err(BadCredentials::Ticket),
         },
+    })
+}
+
+impl Shown {
+    pub async fn identify(self, accounts: &Accounts, caller: &Caller) -> Result<Identity, BadCredentials> {
+        match self {
+            Self::Identity(known) => known,
+            Self::Password { user, password } => {
+                let logged_in = accounts.log_in(&user, &password, caller.client).await;
+                logged_in.map(Identity::from).map_err(BadCredentials::LogIn)
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -243,15 +244,12 @@ impl<H: Handler> Door<H> {
     {
         // Tokens of its own: one that all shared would make every connection wait for the same lock at each turn.
         let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
-        let connection = Connection { handler: self.handler.clone(), limits: self.limits, stop, peer };
+        let connection = Connection { handler: self.handler.clone(), limits: self.limits, stop, cut, peer };
         self.connections.spawn(async move {
-            // `None`: the grace was over. The connection is dropped, and so broken.
-            let outcome = cut.run_until_cancelled(connection.run(stream)).await;
+            let outcome = connection.run(stream).await;
             drop(permit);
-            match outcome {
-                None => tracing::debug!(%peer, "the connection is broken: the grace is over"),
-                Some(Err(error)) => tracing::debug!(%peer, error = error.as_ref(), "the connection broke"),
-                Some(Ok(())) => {}
+            if let Err(error) = outcome {
+                tracing::debug!(%peer, error = error.as_ref(), "the connection broke");
             }
         });
     }
@@ -276,12 +274,17 @@ struct Connection<H> {
     handler: H,
     limits: Limits,
     stop: CancellationToken,
+    cut: CancellationToken,
     peer: Peer,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("no request came in time")]
 struct NoRequest;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the grace is over")]
+struct GraceOver;
 
 impl<H: Handler> Connection<H> {
     async fn run<S>(self, stream: S) -> Result<(), Box<dyn StdError + Send + Sync>>
@@ -292,8 +295,7 @@ impl<H: Handler> Connection<H> {
         let asked = AtomicBool::new(false);
         let service = service_fn(|request| {
             asked.store(true, Ordering::Relaxed);
-            let answer = self.handler.answer(request, self.peer);
-            async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            self.handler.answer(request, self.peer).map(Ok::<_, std::convert::Infallible>)
         });
         let io = TokioIo::new(Watched::new(stream, self.limits.stalled_write));
         let mut connection = pin!(self.protocol().serve_connection(io, service));
@@ -313,6 +315,8 @@ impl<H: Handler> Connection<H> {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                // Only after the stop: to look costs every request. The connection is dropped, and so broken.
+                () = self.cut.cancelled(), if stopping => return Err(GraceOver.into()),
             }
         }
     }

@@ -36,6 +36,7 @@ use crate::telemetry::Held;
 use access::{Arrival, Envelope, Line, closing};
 use body::{Paced, ResponseBody};
 use caller::{Caller, RequestId};
+use credentials::Shown;
 use door::Door;
 
 /// How this server is reached, and by whom it is managed.
@@ -87,13 +88,36 @@ impl Handler for Service {
         self.0.envelope.metrics.connection()
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<ResponseBody<Box<Line>>> {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<ResponseBody<Box<Line>>>> + Send {
         let front = &self.0;
-        front.envelope.answer(request, peer, |arrival| front.dispatch(arrival)).await
+        front.envelope.answer(
+            request,
+            peer,
+            |arrival| front.at_once(arrival),
+            |arrival| front.dispatch(arrival),
+        )
     }
 }
 
 impl Front {
+    /// What [`Self::dispatch`] would answer, where nothing has to be waited for: a registry's client that asks for what
+    /// is in memory. The other doors are opened rarely.
+    fn at_once<B: Body>(&self, arrival: &Arrival<B>) -> Option<Reply> {
+        let Arrival { parts, body, caller, request_id } = arrival;
+        if !body.is_end_stream() || Door::of(parts.uri.path(), &self.site, &caller.host) != Door::Registry {
+            return None;
+        }
+        let openness = self.openness();
+        let Shown::Identity(identity) = self.shown(openness, caller, parts) else { return None };
+        let visit = Visit { openness, identity };
+        let context = visit.context(self, caller, request_id);
+        docker::at_once(&self.engine, &context, parts).map(|reply| visit.signed(reply))
+    }
+
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
     where
         B: Body<Data = Bytes> + Send + Unpin,
@@ -107,11 +131,10 @@ impl Front {
         match door {
             Door::Index => door::index(),
             Door::Health => door::health(),
-            // Boxed: rare and large, and the future of every pull would be as large.
-            Door::Ready => Box::pin(self.ready(&caller)).await,
+            Door::Ready => self.ready(&caller).await,
             Door::Metrics => door::scrape(self.engine.metrics()),
-            Door::Management => Box::pin(self.manage(Arrival { parts, body, caller, request_id })).await,
-            Door::Token => Box::pin(self.token(Arrival { parts, body, caller, request_id })).await,
+            Door::Management => self.manage(Arrival { parts, body, caller, request_id }).await,
+            Door::Token => self.token(Arrival { parts, body, caller, request_id }).await,
             Door::Registry => {
                 let visit = self.visit(&caller, &parts).await;
                 let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
@@ -124,12 +147,19 @@ impl Front {
 
     /// Who comes to the registry, and what is open there.
     async fn visit(&self, caller: &Caller, parts: &Parts) -> Visit {
+        let openness = self.openness();
+        let shown = self.shown(openness, caller, parts);
+        Visit { openness, identity: shown.identify(self.engine.accounts(), caller).await }
+    }
+
+    fn openness(&self) -> Openness {
+        let closed = !self.engine.accounts().is_empty() || !self.strangers;
+        Openness { closed, open_access: self.open_access }
+    }
+
+    fn shown(&self, openness: Openness, caller: &Caller, parts: &Parts) -> Shown {
         let accounts = self.engine.accounts();
-        let openness =
-            Openness { closed: !accounts.is_empty() || !self.strangers, open_access: self.open_access };
-        let identity =
-            credentials::identify(accounts, &self.gate, &self.site, openness, caller, &parts.headers).await;
-        Visit { openness, identity }
+        credentials::shown(accounts, &self.gate, &self.site, openness, caller, &parts.headers)
     }
 
     async fn token<B>(&self, arrival: Arrival<B>) -> Reply

@@ -111,23 +111,26 @@ impl FromStr for ImageName {
         if text.len() > Self::MAX {
             return Err(NameError::Long(Self::MAX));
         }
-        if text.split('/').all(is_component) { Ok(Self(text.into())) } else { Err(NameError::Component) }
+        if text.as_bytes().split(|byte| *byte == b'/').all(is_component) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::Component)
+        }
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn is_component(text: &str) -> bool {
-    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = text.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. Bytes: every request comes this way, and letters of a text are dear.
+fn is_component(text: &[u8]) -> bool {
+    let is_word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let (Some(first), Some(last)) = (text.first(), text.last()) else {
         return false;
     };
-    if !is_word(*first) || !is_word(*last) {
+    if !is_word(first) || !is_word(last) {
         return false;
     }
-    text.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()).all(|separator| match separator {
-        "" | "." | "_" | "__" => true,
-        hyphens => hyphens.bytes().all(|byte| byte == b'-'),
+    text.split(is_word).all(|separator| match separator {
+        b"" | b"." | b"_" | b"__" => true,
+        hyphens => hyphens.iter().all(|byte| *byte == b'-'),
     })
 }
 

@@ -78,12 +78,12 @@ impl Fields<'_> {
         if field.name() == "message" {
             return self.line.push(' ');
         }
-        let parts = if self.colours {
-            [" ", DIM, field.name(), "=", PLAIN]
-        } else {
-            [" ", "", field.name(), "=", ""]
-        };
-        parts.into_iter().for_each(|part| self.line.push_str(part));
+        match self.colours {
+            true => {
+                [" ", DIM, field.name(), "=", PLAIN].into_iter().for_each(|part| self.line.push_str(part))
+            }
+            false => [" ", field.name(), "="].into_iter().for_each(|part| self.line.push_str(part)),
+        }
     }
 
     fn write(&mut self, value: fmt::Arguments<'_>) {
@@ -108,13 +108,28 @@ impl Visit for Fields<'_> {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.name(field);
-        self.write(format_args!("{value}"));
+        push_number(self.line, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.name(field);
         self.line.push_str(if value { "true" } else { "false" });
     }
+}
+
+/// In decimal digits. The formatter of the library pads and aligns, and each line has four numbers.
+fn push_number(line: &mut String, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] += u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.push_str(std::str::from_utf8(&digits[first..]).expect("digits are ASCII"));
 }
 
 /// Whether a text stands in quotes as it is. All bytes are looked at, without a branch: that is what is fast.
@@ -166,6 +181,15 @@ mod tests {
         let expected = " INFO access: a message status=200 path=/v2/ action=\"blob.get\" \
             odd=\"a \\\"b\\\"\\n\" aborted=true\n";
         assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn numbers_are_written_whole() {
+        for number in [0, 9, 10, 1_000, u64::MAX] {
+            let mut line = String::new();
+            push_number(&mut line, number);
+            assert_eq!(line, number.to_string());
+        }
     }
 
     #[test]

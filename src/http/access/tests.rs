@@ -65,12 +65,32 @@ fn request(method: &str, uri: &str, headers: &[(&str, &str)]) -> Request<Full<By
 const HOST: (&str, &str) = ("host", "localhost");
 
 async fn ok(_: Arrival<Full<Bytes>>) -> Reply {
+    hello()
+}
+
+fn hello() -> Reply {
     let note = Note {
         repository: "docker-remote".parse::<RepositoryName>().ok(),
         verdict: Some(Verdict::Joined),
         ..Note::of("blob.get")
     };
     Reply::text(StatusCode::OK, "hello").with_note(note)
+}
+
+/// Through a handler that waits.
+fn answer<'a, F: Future<Output = Reply> + Send + 'a>(
+    envelope: &'a Envelope,
+    request: Request<Full<Bytes>>,
+    peer: Peer,
+    handler: impl FnOnce(Arrival<Full<Bytes>>) -> F,
+) -> Answering<'a> {
+    envelope.answer(request, peer, |_| None, handler)
+}
+
+/// In each of the two ways in which a request is answered: by one that waits, and at once.
+fn both_ways(envelope: &Envelope, request: impl Fn() -> Request<Full<Bytes>>) -> [Answering<'_>; 2] {
+    let at_once = envelope.answer(request(), peer(), |_| Some(hello()), |_| async { panic!("not at once") });
+    [answer(envelope, request(), peer(), ok), at_once]
 }
 
 async fn finish(response: Response<ResponseBody<Box<Line>>>) -> (StatusCode, HeaderMap, Bytes) {
@@ -81,32 +101,42 @@ async fn finish(response: Response<ResponseBody<Box<Line>>>) -> (StatusCode, Hea
 
 #[tokio::test]
 async fn a_request_is_answered_logged_and_counted_once() {
-    let (envelope, log) = (envelope(), Log::default());
-    let guard = log.capture();
-    let asked = request("GET", "/v2/a/blobs/x?signature=secret", &[HOST, ("authorization", "Bearer secret")]);
-    let (status, headers, body) = finish(envelope.answer(asked, peer(), ok).await).await;
-    drop(guard);
-    assert_eq!((status, &*body), (StatusCode::OK, &b"hello"[..]));
-    assert_eq!(headers[CONTENT_LENGTH], "5");
-    let lines = log.lines();
-    assert_eq!(lines.len(), 1);
-    let fields = &lines[0]["fields"];
-    assert_eq!(lines[0]["target"], "access");
-    assert_eq!(fields["req_id"], headers[X_REQUEST_ID].to_str().expect("text"));
-    assert_eq!(fields["path"], "/v2/a/blobs/x");
-    assert_eq!((&fields["status"], &fields["bytes"]), (&200.into(), &5.into()));
-    assert_eq!((&fields["action"], &fields["cache"]), (&"blob.get".into(), &"joined".into()));
-    assert_eq!(fields["client"], "192.0.2.1");
-    assert_eq!(fields.get("aborted"), None);
-    assert!(!lines[0].to_string().contains("secret"));
-    let counted = envelope.metrics.encode();
-    assert!(counted.contains("docker-remote"), "{counted}");
+    let envelope = envelope();
+    let headers = [HOST, ("authorization", "Bearer secret")];
+    for (nth, answer) in both_ways(&envelope, || request("GET", "/v2/a/blobs/x?signature=secret", &headers))
+        .into_iter()
+        .enumerate()
+    {
+        let log = Log::default();
+        let guard = log.capture();
+        let (status, headers, body) = finish(answer.await).await;
+        drop(guard);
+        assert_eq!((status, &*body), (StatusCode::OK, &b"hello"[..]));
+        assert_eq!(headers[CONTENT_LENGTH], "5");
+        let lines = log.lines();
+        assert_eq!(lines.len(), 1);
+        let fields = &lines[0]["fields"];
+        assert_eq!(lines[0]["target"], "access");
+        assert_eq!(fields["req_id"], headers[X_REQUEST_ID].to_str().expect("text"));
+        assert_eq!(fields["path"], "/v2/a/blobs/x");
+        assert_eq!((&fields["status"], &fields["bytes"]), (&200.into(), &5.into()));
+        assert_eq!((&fields["action"], &fields["cache"]), (&"blob.get".into(), &"joined".into()));
+        assert_eq!(fields["client"], "192.0.2.1");
+        assert_eq!(fields.get("aborted"), None);
+        assert!(!lines[0].to_string().contains("secret"));
+        let counted = envelope.metrics.encode();
+        let line = format!(
+            "binaryrepo_requests_total{{repository=\"docker-remote\",action=\"blob.get\",code=\"200\"}} {}",
+            nth + 1
+        );
+        assert!(counted.lines().any(|counted| counted == line), "{counted}");
+    }
 }
 
 #[tokio::test]
 async fn a_head_has_the_length_and_no_body() {
     let envelope = envelope();
-    let answer = envelope.answer(request("HEAD", "/", &[HOST]), peer(), ok).await;
+    let answer = answer(&envelope, request("HEAD", "/", &[HOST]), peer(), ok).await;
     let (_, headers, body) = finish(answer).await;
     assert_eq!((&headers[CONTENT_LENGTH], body.len()), (&HeaderValue::from(5), 0));
 }
@@ -114,14 +144,17 @@ async fn a_head_has_the_length_and_no_body() {
 #[tokio::test]
 async fn a_panic_is_an_answer_of_500_and_no_more() {
     let envelope = envelope();
-    let fails = |_| async { panic!("planted") };
-    let (status, headers, body) =
-        finish(envelope.answer(request("GET", "/", &[HOST]), peer(), fails).await).await;
-    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-    let id = headers[X_REQUEST_ID].to_str().expect("text");
-    assert_eq!(body["errors"][0]["detail"]["request_id"], id);
-    assert!(!body.to_string().contains("planted"));
+    let asked = || request("GET", "/", &[HOST]);
+    let waiting = answer(&envelope, asked(), peer(), |_| async { panic!("planted") });
+    let at_once = envelope.answer(asked(), peer(), |_| panic!("planted"), ok);
+    for answer in [waiting, at_once] {
+        let (status, headers, body) = finish(answer.await).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let id = headers[X_REQUEST_ID].to_str().expect("text");
+        assert_eq!(body["errors"][0]["detail"]["request_id"], id);
+        assert!(!body.to_string().contains("planted"));
+    }
 }
 
 #[tokio::test]
@@ -140,14 +173,14 @@ async fn heads_that_are_out_of_order_never_reach_a_handler() {
     for (method, headers, expected) in cases {
         let uri = if method == "CONNECT" { "localhost" } else { "/" };
         let unreached = |_| async { panic!("{method} was dispatched") };
-        let answer = envelope.answer(request(method, uri, &headers), peer(), unreached).await;
+        let answer = answer(&envelope, request(method, uri, &headers), peer(), unreached).await;
         let (status, headers, _) = finish(answer).await;
         assert_eq!(status.as_u16(), expected, "{method} {headers:?}");
         assert_eq!(headers[CONNECTION], "close");
     }
     let with_body = Request::get("/").header("host", "a").body(Full::<Bytes>::from("x")).expect("a request");
     let unreached = |_| async { panic!("a GET with a body was dispatched") };
-    let (status, ..) = finish(envelope.answer(with_body, peer(), unreached).await).await;
+    let (status, ..) = finish(answer(&envelope, with_body, peer(), unreached).await).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
@@ -157,11 +190,11 @@ async fn a_client_that_leaves_early_has_its_line_too() {
     let guard = log.capture();
     // Before the head.
     let never = |_| std::future::pending::<Reply>();
-    let mut waiting = Box::pin(envelope.answer(request("GET", "/v2/", &[HOST]), peer(), never));
+    let mut waiting = Box::pin(answer(&envelope, request("GET", "/v2/", &[HOST]), peer(), never));
     assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
     drop(waiting);
     // Before the body.
-    drop(envelope.answer(request("GET", "/v2/", &[HOST]), peer(), ok).await);
+    drop(answer(&envelope, request("GET", "/v2/", &[HOST]), peer(), ok).await);
     drop(guard);
     let seen: Vec<_> = log.lines().iter().map(|line| line["fields"].clone()).collect();
     assert_eq!((&seen[0]["status"], &seen[0]["aborted"]), (&CLIENT_LEFT.into(), &true.into()));
@@ -177,7 +210,7 @@ async fn what_a_client_chose_is_cut_and_escaped() {
     let hostile =
         HeaderValue::from_bytes(b"\x1b[31mred\xff\t\"").or_else(|_| HeaderValue::from_bytes(b"red\xff\t\""));
     asked.headers_mut().insert(USER_AGENT, hostile.expect("a header value"));
-    finish(envelope.answer(asked, peer(), ok).await).await;
+    finish(answer(&envelope, asked, peer(), ok).await).await;
     drop(guard);
     let fields = log.lines()[0]["fields"].clone();
     assert_eq!(fields["path"].as_str().expect("text").len(), LONGEST_FIELD);
@@ -190,8 +223,8 @@ async fn a_trusted_proxy_names_the_request() {
     let envelope = envelope();
     let proxy = Peer::Tcp("10.0.0.1:1".parse().expect("an address"));
     let headers = [HOST, ("x-request-id", "abc-123")];
-    let (_, told, _) = finish(envelope.answer(request("GET", "/", &headers), proxy, ok).await).await;
+    let (_, told, _) = finish(answer(&envelope, request("GET", "/", &headers), proxy, ok).await).await;
     assert_eq!(told[X_REQUEST_ID], "abc-123");
-    let (_, own, _) = finish(envelope.answer(request("GET", "/", &headers), peer(), ok).await).await;
+    let (_, own, _) = finish(answer(&envelope, request("GET", "/", &headers), peer(), ok).await).await;
     assert_ne!(own[X_REQUEST_ID], "abc-123");
 }
