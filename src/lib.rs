@@ -53,13 +53,13 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, FirstAdmin};
-use crate::docker::Site;
+use crate::docker::{Site, bare_host};
 use crate::engine::{
     Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
     Settings,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
-use crate::meta::MetaError;
+use crate::meta::{AccessTokenRow, AccountRow, MetaError, Row as _};
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
 use crate::text::Limit;
@@ -136,12 +136,14 @@ pub async fn serve(
         config.check_serving(false)?;
     }
     let engine = offline(&config).await?;
-    if let Err(error) = let_somebody_in(&engine, &config).await {
-        engine.shutdown().await;
-        return Err(error);
-    }
-    let (token, token_file) = admin_token(&config).map_err(|error| unusable(&config, error))?;
-    let admin = Listener::admin(&config.storage.socket()).map_err(|error| unusable(&config, error))?;
+    let (token, token_file, admin) = match doors(&engine, &config).await {
+        Ok(doors) => doors,
+        Err(error) => {
+            // In order, so that what is cached stays trusted.
+            engine.shutdown().await;
+            return Err(error);
+        }
+    };
     let status = engine.status().await;
     started(&Started {
         address,
@@ -177,6 +179,17 @@ pub async fn serve(
     Ok(())
 }
 
+/// Who may come in, and the administrators' own ways: the token, the file that it lies in, the socket.
+async fn doors(
+    engine: &Engine,
+    config: &Config,
+) -> Result<(Secret, Option<PathBuf>, Option<Listener>), StartError> {
+    let_somebody_in(engine, config).await?;
+    let (token, token_file) = admin_token(config).map_err(|error| unusable(config, error))?;
+    let admin = Listener::admin(&config.storage.socket()).map_err(|error| unusable(config, error))?;
+    Ok((token, token_file, admin))
+}
+
 /// The engine without a server, for commands while none runs. Its user shuts it down.
 pub async fn offline(config: &Config) -> Result<Engine, StartError> {
     let engine = open(config, first(config)).await?;
@@ -189,22 +202,24 @@ pub async fn offline(config: &Config) -> Result<Engine, StartError> {
             }
             continue;
         }
-        engine.repositories().create(entry.name.clone(), entry.spec.clone()).await.map_err(|error| {
-            StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
-        })?;
+        let made = engine.repositories().create(entry.name.clone(), entry.spec.clone()).await;
+        if let Err(error) = made {
+            engine.shutdown().await;
+            let message = format!("the configured repository {}: {}", entry.name, error.message);
+            return Err(StartError::Failed(message));
+        }
     }
     Ok(engine)
 }
 
-/// Whether somebody can log in, while no server runs. The repositories of the configuration are not made.
-pub async fn has_users(config: &Config) -> Result<bool, StartError> {
-    if is_new(config) {
+/// Whether somebody can log in, while no server runs. Changes nothing: a data directory of an older version stays one.
+pub fn has_users(config: &Config) -> Result<bool, StartError> {
+    let metadata = config.storage.path.join(METADATA);
+    if !metadata.exists() {
         return Ok(false);
     }
-    let engine = open(config, Vec::new()).await?;
-    let users = !engine.accounts().is_empty();
-    engine.shutdown().await;
-    Ok(users)
+    meta::has_rows(&metadata, &[AccountRow::TABLE, AccessTokenRow::TABLE])
+        .map_err(|error| unusable(config, error))
 }
 
 async fn open(config: &Config, first: Vec<(RepositoryName, RepositorySpec)>) -> Result<Engine, StartError> {
@@ -285,7 +300,7 @@ fn settings(config: &Config) -> Settings {
 
 fn front(config: &Config, token: Secret) -> http::Settings {
     let public_host = config.server.public_url.as_ref().and_then(|url| url.host_str()).map(str::to_lowercase);
-    let mut hosts: Vec<_> = config.server.api_hosts.iter().map(|host| host.to_lowercase()).collect();
+    let mut hosts: Vec<_> = config.server.api_hosts.iter().map(|host| bare_host(host)).collect();
     hosts.extend(public_host.clone());
     http::Settings {
         site: Site {

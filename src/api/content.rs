@@ -9,7 +9,7 @@ use super::allowed::{administrators_only, managed};
 use super::body::{self, Form};
 use super::error::ApiError;
 use super::repository::find;
-use crate::engine::{Engine, Principal, Purge, Purged, Repository};
+use crate::engine::{Engine, ErrorKind, Principal, Purge, Purged, Repository};
 use crate::names::{Digest, ImageName, RepositoryName, Tag};
 use crate::reply::Reply;
 use crate::text::{Parse, Text};
@@ -36,16 +36,29 @@ pub(super) async fn purge(engine: &Engine, caller: &Principal, body: &[u8]) -> R
         return Err(administrators_only());
     }
     let mut sum = Purged::default();
-    // The same bytes may be cached through several repositories.
+    let everywhere = named.is_none();
+    let mut nothing = None;
+    let mut found = false;
+    // The same bytes may be cached through several repositories, and not through every one.
     let repositories = match named {
         Some(repository) => vec![repository],
         None => engine.repositories().list().into_iter().filter(|one| one.remote().is_some()).collect(),
     };
     for repository in repositories {
-        let purged = engine.purge(&repository.name, form.what(&repository)?).await?;
+        let purged = match engine.purge(&repository.name, form.what(&repository)?).await {
+            Err(error) if everywhere && error.kind == ErrorKind::ManifestUnknown => {
+                nothing = Some(error);
+                continue;
+            }
+            purged => purged?,
+        };
+        found = true;
         sum.documents += purged.documents;
         sum.blobs += purged.blobs;
         sum.bytes += purged.bytes;
+    }
+    if let (false, Some(nothing)) = (found, nothing) {
+        return Err(nothing.into());
     }
     let body = json!({ "documents": sum.documents, "blobs": sum.blobs, "bytes": sum.bytes });
     Ok(Reply::json(StatusCode::OK, &body))

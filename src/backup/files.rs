@@ -94,9 +94,15 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Empties a directory.
-pub(super) fn clear(dir: &Path) -> io::Result<()> {
-    for name in names(dir)?.unwrap_or_default() {
+/// What a file system of its own comes with, and only its owner removes.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
+/// Empties a directory, of `last` at last.
+pub(super) fn clear(dir: &Path, last: &str) -> io::Result<()> {
+    let mut all = names(dir)?.unwrap_or_default();
+    all.retain(|name| name != LOST_AND_FOUND);
+    all.sort_by_key(|name| name == last);
+    for name in all {
         let path = dir.join(name);
         match fs::symlink_metadata(&path)?.is_dir() {
             true => fs::remove_dir_all(&path)?,

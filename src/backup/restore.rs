@@ -93,8 +93,7 @@ impl Whole {
         mut progress: impl FnMut(&Progress),
     ) -> Result<Summary, BackupError> {
         let failed = |error| io_error(format!("{} cannot be used", data.display()), error);
-        // A file system of its own comes with one directory.
-        let in_the_way = |name: &String| name != "lost+found";
+        let in_the_way = |name: &String| name != files::LOST_AND_FOUND;
         if files::names(data).map_err(failed)?.unwrap_or_default().iter().any(in_the_way) {
             let more = ": a backup is brought back into a new data directory";
             return Err(BackupError::NotEmpty { dir: data.to_owned(), more });
@@ -111,7 +110,7 @@ impl Whole {
             }
             Err(error) => {
                 // The mark stays in what cannot be removed.
-                if let Err(error) = files::clear(data) {
+                if let Err(error) = files::clear(data, UNFINISHED) {
                     tracing::warn!(%error, path = %data.display(), "what was brought back is not removed");
                 }
                 Err(error)

@@ -81,7 +81,7 @@ pub fn somebody_can_log_in(config: &Config) -> Result<bool, CliError> {
     runtime()?.block_on(async {
         let server = Connection::Socket(config.storage.socket());
         if UnixStream::connect(config.storage.socket()).await.is_err() {
-            return Ok(binaryrepo::has_users(config).await?);
+            return Ok(binaryrepo::has_users(config)?);
         }
         let users = server.get("/api/users").await?;
         Ok(!rows(&users, "users").is_empty() || !rows(&server.get("/api/tokens").await?, "tokens").is_empty())

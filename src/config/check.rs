@@ -27,6 +27,11 @@ impl Warning {
 impl Config {
     /// What makes the configuration unusable for any command.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let Some(url) = self.server.public_url.as_ref().filter(|url| url.path() != "/") {
+            return Err(ConfigError::new(format!("public_url = \"{url}\" has a path")).with_hint(
+                "say the scheme and the host alone; a proxy tells its path by X-Forwarded-Prefix",
+            ));
+        }
         let mirrors: Vec<_> =
             self.remotes().filter(|(_, spec)| spec.default_mirror).map(|(name, _)| name).collect();
         if let [first, second, ..] = mirrors.as_slice() {
@@ -114,9 +119,9 @@ impl Config {
                 "idle_timeout = \"75s\"",
             ));
         }
-        if server.open_access && server.listen.ip().is_loopback() {
+        if server.open_access && server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
             found.push(Warning::new(
-                "open_access has no effect while only this machine is listened to",
+                "open_access changes nothing while only this machine is listened to and there are no users",
                 "leave it out, or listen on another address",
             ));
         }

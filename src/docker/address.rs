@@ -151,11 +151,12 @@ impl Entrance<'_> {
 
     /// What stands before `/v2/` for the client.
     pub fn front(&self) -> String {
-        match (self.prefix, self.path_repository) {
-            (Some(prefix), _) => prefix.to_owned(),
-            (None, Some(repository)) => format!("/repo/{repository}"),
-            (None, None) => String::new(),
-        }
+        self.prefix.map_or_else(|| self.path(), str::to_owned)
+    }
+
+    /// What stands before `/v2/` for this server.
+    pub fn path(&self) -> String {
+        self.path_repository.map_or_else(String::new, |repository| format!("/repo/{repository}"))
     }
 }
 

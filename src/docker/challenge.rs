@@ -3,10 +3,10 @@
 
 use http::header::WWW_AUTHENTICATE;
 
-use super::Context;
 use super::address::Entrance;
 use super::permit::Right;
 use super::wire::{Code, WireError};
+use super::{Context, Origin};
 use crate::engine::{LogInFault, TicketFault};
 use crate::names::{ImageName, RepositoryName};
 use crate::reply::Reply;
@@ -51,7 +51,12 @@ impl Challenge {
     pub fn new(context: &Context<'_>, entrance: &Entrance<'_>, scope: Option<String>) -> Self {
         // A path may hold what would end a quoted string, where it names no repository.
         let named = entrance.path_repository.is_none_or(|name| name.parse::<RepositoryName>().is_ok());
-        let front = if named { entrance.front() } else { String::new() };
+        let front = match context.origin {
+            _ if !named => String::new(),
+            // Its address is not the one that was asked, so neither is a proxy's prefix.
+            Origin::Set(_) => entrance.path(),
+            Origin::Asked { .. } => entrance.front(),
+        };
         let mut realm = format!("{}{front}/token", context.origin);
         if let Some(namespace) = entrance.namespace {
             let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
@@ -114,8 +119,18 @@ pub mod tests {
     }
 
     fn header(path_repository: Option<&str>, prefix: Option<&str>, namespace: Option<&str>) -> String {
+        header_of(None, path_repository, prefix, namespace)
+    }
+
+    fn header_of(
+        public_url: Option<&'static str>,
+        path_repository: Option<&str>,
+        prefix: Option<&str>,
+        namespace: Option<&str>,
+    ) -> String {
         let identity = Ok(Identity::ANONYMOUS);
-        let context = context(Openness { closed: true, open_access: false }, &identity);
+        let mut context = context(Openness { closed: true, open_access: false }, &identity);
+        context.origin = public_url.map_or(context.origin, Origin::Set);
         let entrance =
             Entrance { site: context.site, host: context.host, path_repository, prefix, namespace };
         let challenge = Challenge::new(&context, &entrance, image_scope("team/app", Right::Push));
@@ -135,6 +150,17 @@ pub mod tests {
         assert_eq!(header(Some("hub"), Some(""), None), with("/token"));
         assert_eq!(header(Some("hub"), Some("/artifacts"), None), with("/artifacts/token"));
         assert_eq!(header(None, None, Some("quay.io")), with("/token?ns=quay.io"));
+    }
+
+    /// Where a proxy maps a name of its own to a repository, the public URL's realm once led to the default mirror.
+    #[test]
+    fn the_realm_at_the_public_url_names_the_repository() {
+        for prefix in [None, Some(""), Some("/artifacts")] {
+            let header = header_of(Some("https://pub.test"), Some("hub"), prefix, None);
+            assert!(header.starts_with("Bearer realm=\"https://pub.test/repo/hub/token\""), "{header}");
+        }
+        let header = header_of(Some("https://pub.test"), None, None, None);
+        assert!(header.starts_with("Bearer realm=\"https://pub.test/token\""), "{header}");
     }
 
     #[test]

@@ -168,7 +168,8 @@ impl Coordination {
 
     /// Waits until a digest is not being removed, and keeps it from being chosen until the claim is dropped.
     pub async fn claim(&self, digest: Digest) -> Result<Claim, Full> {
-        let permit = self.reports.clone().try_reserve_owned().map_err(|_| Full)?;
+        // Who claims has something to lose, such as an upload that came whole: it waits for a place.
+        let permit = self.reports.clone().reserve_owned().await.map_err(|_| Full)?;
         let id = ClaimId(self.claims.fetch_add(1, Ordering::Relaxed));
         let claim = Claim::new(id, permit);
         let (granted, grant) = oneshot::channel();

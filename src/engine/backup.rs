@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::Engine;
-use super::images::each_under;
 use super::model::{EngineError, ErrorKind};
 use super::sweep::ROWS;
 use crate::meta::{
@@ -79,20 +78,20 @@ struct Found {
 
 fn look(copy: &dyn Meta) -> Result<Found, EngineError> {
     let mut counts = Counts::default();
-    each_under::<RepositoryRow>(copy, &(), |_, row| {
+    copy.each::<RepositoryRow, EngineError>(&(), |_, row| {
         counts.repositories += u64::from(!row.retired);
         Ok(())
     })?;
-    each_under::<TagRow>(copy, &(), |_, _| {
+    copy.each::<TagRow, EngineError>(&(), |_, _| {
         counts.tags += 1;
         Ok(())
     })?;
-    each_under::<DocumentRow>(copy, &(), |_, _| {
+    copy.each::<DocumentRow, EngineError>(&(), |_, _| {
         counts.manifests += 1;
         Ok(())
     })?;
     let (mut blobs, mut go) = (BTreeMap::new(), Going::default());
-    each_under::<CopyRow>(copy, &(), |digest, row| {
+    copy.each::<CopyRow, EngineError>(&(), |digest, row| {
         if copy.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed) {
             blobs.insert(digest, row.size);
         } else {
@@ -100,18 +99,18 @@ fn look(copy: &dyn Meta) -> Result<Found, EngineError> {
         }
         Ok(())
     })?;
-    each_under::<ContentRow>(copy, &(), |digest, row| {
+    copy.each::<ContentRow, EngineError>(&(), |digest, row| {
         // What was pushed and has been lost: its name stands in the list, so that the backup tells.
         if row.pushed && !blobs.contains_key(&digest) && copy.get::<DocumentRow>(&digest)?.is_none() {
             blobs.insert(digest, row.size);
         }
         Ok(())
     })?;
-    each_under::<SessionRow>(copy, &(), |key, _| {
+    copy.each::<SessionRow, EngineError>(&(), |key, _| {
         go.with(|batch| batch.delete::<SessionRow>(&key));
         Ok(())
     })?;
-    each_under::<DraftRow>(copy, &(), |key, _| {
+    copy.each::<DraftRow, EngineError>(&(), |key, _| {
         go.with(|batch| batch.delete::<DraftRow>(&key));
         Ok(())
     })?;

@@ -16,7 +16,7 @@ use super::sweep;
 use super::uploads;
 use crate::cache::Event;
 use crate::clock::UnixMillis;
-use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError};
+use crate::meta::{Batch, ContentRow, CopyRow, DraftRow, Durability, MetaError, MetaExt as _};
 use crate::names::Digest;
 use crate::store::{Checkpoint, Scan};
 
@@ -35,6 +35,9 @@ struct Found {
     missing: Vec<(Digest, CopyRow, bool)>,
 }
 
+/// Blobs that are told to the cache before its other messages get their turn.
+const AT_ONCE: usize = 1_000;
+
 /// Makes the drafts of earlier runs known, before the first request. Those of nobody are removed, and so are rows
 /// without a draft. What goes wrong here costs no more than a fetch from the beginning.
 pub(super) async fn take_stock_of_drafts(shared: &Arc<Shared>) {
@@ -48,8 +51,9 @@ pub(super) async fn take_stock_of_drafts(shared: &Arc<Shared>) {
 /// Answers the rows that say nothing any more.
 fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
     let mut known = HashMap::new();
-    sweep::each::<DraftRow>(shared, |id, row| {
+    shared.meta.each::<DraftRow, EngineError>(&(), |id, row| {
         known.insert(id, row);
+        Ok(())
     })?;
     let uploads = uploads::take_stock(shared)?;
     let oldest = oldest_draft(shared);
@@ -143,7 +147,11 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
     );
     present.extend(adopted);
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
-    for (digest, row, pinned) in present {
+    for (number, (digest, row, pinned)) in present.into_iter().enumerate() {
+        if number % AT_ONCE == 0 {
+            // An answer means that everything told so far was taken: requests get their turn in between.
+            coordination.counts().await;
+        }
         let event = Event::Load {
             key: FlightKey::Content(digest),
             upstream: row.upstream,
@@ -200,14 +208,16 @@ async fn count_documents(shared: &Arc<Shared>) {
 
 fn scan(shared: &Shared) -> Result<Found, EngineError> {
     let mut rows = HashMap::new();
-    sweep::each::<CopyRow>(shared, |digest, row| {
+    shared.meta.each::<CopyRow, EngineError>(&(), |digest, row| {
         rows.insert(digest, row);
+        Ok(())
     })?;
     let mut pushed = HashSet::new();
-    sweep::each::<ContentRow>(shared, |digest, row| {
+    shared.meta.each::<ContentRow, EngineError>(&(), |digest, row| {
         if row.pushed {
             pushed.insert(digest);
         }
+        Ok(())
     })?;
     let mut found = Found::default();
     shared.store.scan(&mut |scanned| match scanned {

@@ -11,7 +11,7 @@ use super::answers::Of;
 use super::flight::{FlightKey, Source};
 use super::model::{Collected, EngineError, ErrorKind};
 use super::shared::Shared;
-use super::sweep::{self, ROWS};
+use super::sweep::ROWS;
 use super::unneeded::{self, Rules, Spare, Spares};
 use super::uploads;
 use crate::cache::Event;
@@ -257,29 +257,22 @@ fn edges(shared: &Shared, digest: &Digest) -> Result<Vec<(Digest, u32)>, EngineE
 /// Pushed content that nobody holds, apart from those that are `gone`.
 fn unheld(shared: &Shared, gone: &HashSet<Held>) -> Result<Vec<Unheld>, EngineError> {
     let mut found = Vec::new();
-    let mut failed = None;
-    sweep::each::<ContentRow>(shared, |digest, content| {
-        if !content.pushed {
-            return;
+    shared.meta.each::<ContentRow, EngineError>(&(), |digest, content| {
+        if content.pushed && !is_held(shared, &digest, gone)? {
+            found.push((digest, content));
         }
-        match is_held(shared, &digest, gone) {
-            Ok(true) => {}
-            Ok(false) => found.push((digest, content)),
-            Err(error) => failed = Some(error),
-        }
+        Ok(())
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
     if found.is_empty() {
         return Ok(Vec::new());
     }
     let candidates: HashSet<Digest> = found.iter().map(|(digest, _)| *digest).collect();
     let mut linked = HashSet::new();
-    sweep::each::<LinkRow>(shared, |(repository, image, digest), _| {
+    shared.meta.each::<LinkRow, EngineError>(&(), |(repository, image, digest), _| {
         if candidates.contains(&digest) && !gone.contains(&(digest, repository, image)) {
             linked.insert(digest);
         }
+        Ok(())
     })?;
     let whole = |(digest, content): (Digest, ContentRow)| {
         let document = shared.meta.get::<DocumentRow>(&digest)?.map(|row| row.bytes.len() as u64);

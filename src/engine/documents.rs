@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::model::EngineError;
 use super::shared::Shared;
-use super::sweep::{self, ROWS};
+use super::sweep::ROWS;
 use crate::meta::{Batch, ContentRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, TagRow};
 use crate::names::Digest;
 
@@ -80,13 +80,12 @@ fn oldest(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
 }
 
 fn each_cached(shared: &Shared, mut visit: impl FnMut(Digest, DocumentRow)) -> Result<(), EngineError> {
-    let mut failed = None;
-    sweep::each::<DocumentRow>(shared, |digest, row| match shared.meta.get::<ContentRow>(&digest) {
-        Ok(None) => visit(digest, row),
-        Ok(Some(_)) => {}
-        Err(error) => failed = Some(error),
-    })?;
-    failed.map_or(Ok(()), |error| Err(error.into()))
+    shared.meta.each::<DocumentRow, EngineError>(&(), |digest, row| {
+        if shared.meta.get::<ContentRow>(&digest)?.is_none() {
+            visit(digest, row);
+        }
+        Ok(())
+    })
 }
 
 /// Documents, and in every repository the links and tags that name them. Each removal requires that the document
@@ -96,15 +95,17 @@ pub(super) async fn forget(shared: &Arc<Shared>, victims: Vec<Digest>) -> Result
     let batches = shared
         .read(move |shared| {
             let mut removals = Removals::default();
-            sweep::each::<TagRow>(shared, |key, row| {
+            shared.meta.each::<TagRow, EngineError>(&(), |key, row| {
                 if victims.contains(&row.digest) {
                     removals.next(&row.digest).delete::<TagRow>(&key);
                 }
+                Ok(())
             })?;
-            sweep::each::<LinkRow>(shared, |key, _| {
+            shared.meta.each::<LinkRow, EngineError>(&(), |key, _| {
                 if victims.contains(&key.2) {
                     removals.next(&key.2).delete::<LinkRow>(&key);
                 }
+                Ok(())
             })?;
             for digest in &victims {
                 removals.next(digest).delete::<DocumentRow>(digest);

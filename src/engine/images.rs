@@ -7,7 +7,7 @@ use super::Engine;
 use super::model::{EngineError, ErrorKind, Scope, StoredImage, StoredTag};
 use super::repository::Repository;
 use super::shared::Shared;
-use crate::meta::{CopyRow, DocumentRow, LinkRow, Meta, MetaExt as _, Prefix, Row, TagRow};
+use crate::meta::{CopyRow, DocumentRow, LinkRow, MetaExt as _, Prefix, Row, TagRow};
 use crate::names::{Digest, ImageName, RepositoryName, manifest};
 
 pub(super) const PAGE: usize = 1_000;
@@ -63,7 +63,7 @@ where
         blobs: 0,
         bytes: 0,
     };
-    each_under::<LinkRow>(shared.meta.as_ref(), prefix, |key, link| {
+    shared.meta.each::<LinkRow, EngineError>(prefix, |key, link| {
         let image = images.entry(key.1.clone()).or_insert_with(|| empty(&key.1));
         // A blob's link has no type: there is no document to look for.
         if link.media_type.is_some()
@@ -78,7 +78,7 @@ where
         }
         Ok(())
     })?;
-    each_under::<TagRow>(shared.meta.as_ref(), prefix, |key, row| {
+    shared.meta.each::<TagRow, EngineError>(prefix, |key, row| {
         let image = images.entry(key.1.clone()).or_insert_with(|| empty(&key.1));
         let size = documents.size(&row.digest, row.size)?;
         let (updated_ms, media_type) = (row.checked_ms, row.media_type);
@@ -132,25 +132,5 @@ impl Documents<'_> {
             level = below;
         }
         Ok(sum)
-    }
-}
-
-/// All rows under a prefix, a page at a time.
-pub(super) fn each_under<R: Row<Key: Clone>>(
-    meta: &dyn Meta,
-    prefix: &impl Prefix<R::Key>,
-    mut visit: impl FnMut(R::Key, R) -> Result<(), EngineError>,
-) -> Result<(), EngineError> {
-    let mut after: Option<R::Key> = None;
-    loop {
-        let page = meta.scan::<R>(prefix, after.as_ref(), PAGE)?;
-        let last = page.len() < PAGE;
-        for (key, row) in page {
-            after = Some(key.clone());
-            visit(key, row)?;
-        }
-        if last {
-            return Ok(());
-        }
     }
 }

@@ -6,11 +6,10 @@ use std::collections::BTreeSet;
 use super::Engine;
 use super::documents;
 use super::flight::FlightKey;
-use super::images::{PAGE, each_under};
+use super::images::PAGE;
 use super::model::{EngineError, ErrorKind, Purge, Purged};
 use super::repository::Repository;
 use super::shared::Shared;
-use super::sweep;
 use crate::cache::Event;
 use crate::meta::{CopyRow, DocumentRow, LinkRow, MetaExt as _, TagRow};
 use crate::names::{Digest, ImageName, RepositoryId, RepositoryName};
@@ -97,7 +96,7 @@ impl Plan {
 
 fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineError> {
     let mut plan = Plan { links: Vec::new(), tags: Vec::new() };
-    each_under::<TagRow>(shared.meta.as_ref(), &id, |key, row| {
+    shared.meta.each::<TagRow, EngineError>(&id, |key, row| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,
@@ -109,7 +108,7 @@ fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineE
         }
         Ok(())
     })?;
-    each_under::<LinkRow>(shared.meta.as_ref(), &id, |key, _| {
+    shared.meta.each::<LinkRow, EngineError>(&id, |key, _| {
         let goes = match what {
             Purge::All => true,
             Purge::Image(image) => key.1 == *image,
@@ -132,8 +131,9 @@ struct Orphans {
 }
 
 fn orphans(shared: &Shared, mut digests: BTreeSet<Digest>) -> Result<Orphans, EngineError> {
-    sweep::each::<LinkRow>(shared, |key, _| {
+    shared.meta.each::<LinkRow, EngineError>(&(), |key, _| {
         digests.remove(&key.2);
+        Ok(())
     })?;
     let mut orphans = Orphans { documents: Vec::new(), blobs: Vec::new() };
     for digest in digests {

@@ -213,7 +213,9 @@ impl Flight<'_> {
         batch.put(&link(manifest.digest), &own);
         // What cannot be parsed is passed through all the same: only then it names nothing that we know of.
         if let Ok(view) = manifest::parse(&manifest.bytes) {
-            for named in view.references {
+            // What lives elsewhere is not linked: registries do not check that it is theirs, so naming it would be
+            // enough to read what lies here for somebody else.
+            for named in view.references.into_iter().filter(|named| !named.external) {
                 let media_type = named.media_type.map(|media_type| media_type.to_string());
                 let row = LinkRow { media_type, size: named.size, origin_proven: false };
                 batch.put(&link(named.digest), &row);

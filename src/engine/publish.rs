@@ -33,11 +33,13 @@ const MOST_HOLDERS: usize = 100;
 const PLANTED: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Runs `job` to its end, also where the caller stops waiting for its answer.
-    pub(super) async fn to_its_end<T, F>(&self, job: F) -> Result<T, EngineError>
+    /// Runs `job` to its end, also where the caller stops waiting for its answer: what was begun in the metadata is
+    /// then carried on to what is known in memory.
+    pub async fn to_its_end<T, E, F>(&self, job: F) -> Result<T, E>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, EngineError>> + Send + 'static,
+        E: From<EngineError> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
         self.shared.tasks.spawn(async move {
@@ -45,7 +47,7 @@ impl Engine {
             let _ = answer.send(job.await);
         });
         answered.await.unwrap_or_else(|_| {
-            Err(EngineError::new(ErrorKind::Internal, "a change ended without saying how"))
+            Err(EngineError::new(ErrorKind::Internal, "a change ended without saying how").into())
         })
     }
 

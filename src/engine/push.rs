@@ -213,8 +213,11 @@ impl Checked {
             }
             let pushed = shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed);
             match shared.meta.get::<CopyRow>(&digest)? {
-                Some(copy) if !(copy.durable && pushed) => needs.unkept.push(digest),
-                _ => {}
+                Some(copy) if copy.durable && pushed => {}
+                Some(_) => needs.unkept.push(digest),
+                // A manifest that this one names; or a blob whose file was lost: it must come again.
+                None if shared.meta.get::<DocumentRow>(&digest)?.is_some() => {}
+                None => missing.push(digest),
             }
         }
         if !missing.is_empty() {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::Engine;
 use super::actor::Joined;
+use super::blobs;
 use super::bypass::Bypass;
 use super::flight::{FlightTail, Salvage};
 use super::model::Scope;
@@ -217,9 +218,12 @@ async fn follow(engine: Engine, wanted: Wanted, moves: usize) -> io::Result<Inne
         Joined::Tail { tail, .. } => Ok(along(engine, tail, wanted, moves)),
         Joined::Present => {
             let digest = wanted.digest;
-            let opened = engine.shared.read(move |shared| Ok(shared.store.open(&digest)?)).await;
-            let blob = opened.map_err(io::Error::other)?;
-            let blob = blob.filter(|blob| blob.size() == wanted.size).ok_or_else(gone)?;
+            let seen = engine.shared.read(move |shared| blobs::look(shared, &digest)).await;
+            // One that must be hashed first is not for who is in the middle of an answer.
+            let blobs::Copy::Here(blob) = seen.map_err(io::Error::other)? else { return Err(gone()) };
+            if blob.size() != wanted.size {
+                return Err(gone());
+            }
             let part = ByteRange { start: wanted.start, end: wanted.end };
             Ok(stored(engine, digest, blob, part))
         }

@@ -12,7 +12,7 @@ use super::damage;
 use super::documents;
 use super::model::{BlobWant, Damaged, EngineError, ErrorKind, Remedy, Scope, ScrubReport, Want};
 use super::shared::Shared;
-use super::sweep::{self, ROWS};
+use super::sweep::ROWS;
 use crate::clock::{Clock, Millis};
 use crate::meta::{
     Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _,
@@ -348,9 +348,9 @@ fn needed(shared: &Shared, digest: &Digest) -> Result<Needed, EngineError> {
     let content = shared.meta.get::<ContentRow>(digest)?;
     let pushed = !held.is_empty() || content.is_some_and(|content| content.pushed);
     let (mut images, mut remotes) = (Vec::new(), Vec::new());
-    sweep::each::<LinkRow>(shared, |(id, image, linked), _| {
+    shared.meta.each::<LinkRow, EngineError>(&(), |(id, image, linked), _| {
         if linked != *digest || images.len() == MOST {
-            return;
+            return Ok(());
         }
         if let Some(repository) = shared.repositories.by_id(id) {
             images.push(format!("{}/{image}", repository.name));
@@ -358,14 +358,21 @@ fn needed(shared: &Shared, digest: &Digest) -> Result<Needed, EngineError> {
                 remotes.push(Scope { repository, image });
             }
         }
+        Ok(())
     })?;
     Ok(Needed { pushed, images, remotes })
 }
 
 fn total(shared: &Shared) -> Result<u64, EngineError> {
     let mut total = 0;
-    sweep::each::<CopyRow>(shared, |_, row| total += row.size)?;
-    sweep::each::<DocumentRow>(shared, |_, row| total += row.bytes.len() as u64)?;
+    shared.meta.each::<CopyRow, EngineError>(&(), |_, row| {
+        total += row.size;
+        Ok(())
+    })?;
+    shared.meta.each::<DocumentRow, EngineError>(&(), |_, row| {
+        total += row.bytes.len() as u64;
+        Ok(())
+    })?;
     Ok(total)
 }
 

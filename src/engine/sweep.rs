@@ -238,26 +238,6 @@ fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError
     Ok(batch)
 }
 
-/// All rows of a table, a page at a time.
-pub(super) fn each<R>(shared: &Shared, mut visit: impl FnMut(R::Key, R)) -> Result<(), EngineError>
-where
-    R: crate::meta::Row,
-    R::Key: Clone,
-{
-    let mut after: Option<R::Key> = None;
-    loop {
-        let page = shared.meta.scan::<R>(&(), after.as_ref(), ROWS)?;
-        let last = page.len() < ROWS;
-        for (key, row) in page {
-            after = Some(key.clone());
-            visit(key, row);
-        }
-        if last {
-            return Ok(());
-        }
-    }
-}
-
 /// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came
 /// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
 /// until room is wanted.

@@ -15,10 +15,11 @@ use super::accounts::Principal;
 use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
+use super::shared::Shared;
 use super::sweep;
 use super::uploads::{self, Session, State};
 use crate::names::{Algorithm, Digest, UploadId};
-use crate::store::Draft;
+use crate::store::{Asleep, Draft, Trouble};
 
 /// Free bytes that uploads leave: the metadata needs some to note anything at all.
 const FLOOR: u64 = 64 << 20;
@@ -71,8 +72,13 @@ impl Engine {
         let taken = std::mem::replace(&mut *state, State::Taken);
         let (draft, algorithm) = match self.wake(&session, taken).await {
             Ok(woken) => woken,
-            Err(error) => {
+            Err(NotWoken { state: Some(left), error }) => {
+                *state = left;
+                return Err(error);
+            }
+            Err(NotWoken { state: None, error }) => {
                 // Its file cannot be opened: there is nothing to go on with.
+                drop(state);
                 uploads::give_up(&self.shared, &session).await?;
                 return Err(error);
             }
@@ -109,22 +115,28 @@ impl Engine {
         self.shared.uploads.has_finished(id, &source(scope), by, digest)
     }
 
-    async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), EngineError> {
+    async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), NotWoken> {
         let id = session.draft;
         match state {
             State::Empty(algorithm) => Ok((None, algorithm)),
             State::Left(algorithm) => {
-                let draft =
-                    self.shared.read(move |shared| Ok(shared.store.resume_draft(id, algorithm)?)).await?;
-                Ok((draft, algorithm))
+                let resumed = move |shared: &Shared| Ok(shared.store.resume_draft(id, algorithm));
+                match self.shared.read(resumed).await? {
+                    Ok(draft) => Ok((draft, algorithm)),
+                    Err(error) => Err(NotWoken::by_disk(State::Left(algorithm), error)),
+                }
             }
             State::Resting(resting) => {
-                let woken = self.shared.read(move |shared| Ok(shared.store.wake_draft(*resting)?)).await?;
+                let woken = move |shared: &Shared| Ok(shared.store.wake_draft(resting));
+                let woken =
+                    self.shared.read(woken).await?.map_err(|Asleep { resting, error }| {
+                        NotWoken::by_disk(State::Resting(resting), error)
+                    })?;
                 let draft = woken.ok_or_else(unknown)?;
                 let algorithm = draft.algorithm();
                 Ok((Some(draft), algorithm))
             }
-            State::Taken => Err(unknown()),
+            State::Taken => Err(unknown().into()),
         }
     }
 }
@@ -269,6 +281,25 @@ impl fmt::Debug for Upload {
     }
 }
 
+/// Why an upload cannot be gone on with now, and what to go on with later: nothing, where its bytes are damaged.
+struct NotWoken {
+    state: Option<State>,
+    error: EngineError,
+}
+
+impl NotWoken {
+    fn by_disk(state: State, error: io::Error) -> Self {
+        let damaged = Trouble::of(&error) == Trouble::Damage;
+        Self { state: (!damaged).then_some(state), error: error.into() }
+    }
+}
+
+impl From<EngineError> for NotWoken {
+    fn from(error: EngineError) -> Self {
+        Self { state: None, error }
+    }
+}
+
 /// Bytes that a client has announced and the disk does not hold yet: the cache makes room for them.
 struct Promise {
     all: Arc<AtomicU64>,
@@ -305,7 +336,7 @@ pub(super) fn full() -> EngineError {
 }
 
 pub(super) fn refused_by_disk(error: &io::Error) -> EngineError {
-    if is_full(error) {
+    if Trouble::of(error) == Trouble::Full {
         return full();
     }
     tracing::error!(%error, "the disk does not take an upload");
@@ -315,15 +346,11 @@ pub(super) fn refused_by_disk(error: &io::Error) -> EngineError {
 /// Of a blob that came whole and could not be made durable. What the disk has of it is not known, so its upload is
 /// over.
 pub(super) fn not_kept_by_disk(error: &io::Error) -> EngineError {
-    if is_full(error) {
+    if Trouble::of(error) == Trouble::Full {
         return no_space("push the blob again when there is");
     }
     tracing::error!(%error, "the disk does not keep a blob");
     EngineError::new(ErrorKind::Overloaded, "the disk does not keep the blob; push it again")
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn no_space(then: &str) -> EngineError {

@@ -13,9 +13,8 @@ use super::accounts::Principal;
 use super::flight::Source;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
-use super::sweep;
 use crate::clock::UnixMillis;
-use crate::meta::{Batch, Durability, SessionRow};
+use crate::meta::{Batch, Durability, MetaExt as _, SessionRow};
 use crate::names::{Algorithm, Digest, RepositoryId, UploadId};
 use crate::store::{DraftId, Resting};
 
@@ -198,7 +197,7 @@ pub(super) async fn used(shared: &Shared, session: &Session, algorithm: Algorith
 /// Makes the sessions of earlier runs known. Answers them by the drafts that are theirs.
 pub(super) fn take_stock(shared: &Shared) -> Result<HashMap<DraftId, Arc<Session>>, EngineError> {
     let mut drafts = HashMap::new();
-    sweep::each::<SessionRow>(shared, |id, row| {
+    shared.meta.each::<SessionRow, EngineError>(&(), |id, row| {
         let image = Source { repository: row.repository, image: row.image };
         let draft = DraftId(row.draft);
         let state = State::Left(row.algorithm);
@@ -206,6 +205,7 @@ pub(super) fn take_stock(shared: &Shared) -> Result<HashMap<DraftId, Arc<Session
         let session = Arc::new(session);
         shared.uploads.live.insert(id, Arc::clone(&session));
         drafts.insert(draft, session);
+        Ok(())
     })?;
     Ok(drafts)
 }
@@ -246,12 +246,14 @@ pub(super) async fn give_up(shared: &Arc<Shared>, session: &Session) -> Result<(
     if !shared.uploads.end(session) {
         return Ok(());
     }
+    // The row first: a file without one goes at the next start, a row without its file would come to life again.
+    let mut batch = Batch::new(Durability::Relaxed);
+    batch.delete::<SessionRow>(&session.id);
+    let forgotten = shared.meta.apply(batch).await;
     if let Ok(mut state) = session.state.try_lock() {
         *state = State::Taken;
         let draft = session.draft;
         shared.read(move |shared| Ok(shared.store.remove_draft(draft)?)).await?;
     }
-    let mut batch = Batch::new(Durability::Relaxed);
-    batch.delete::<SessionRow>(&session.id);
-    Ok(shared.meta.apply(batch).await?)
+    Ok(forgotten?)
 }

@@ -59,7 +59,7 @@ pub async fn manager(
     caller: &Caller,
     headers: &HeaderMap,
 ) -> Result<Principal, Refusal> {
-    match shows(gate, caller, headers)? {
+    match shows(gate, caller, headers, accounts.is_empty())? {
         Shows::Operator => Ok(Principal::Operator),
         Shows::Account(Credentials::Basic { user, password }) => {
             accounts.log_in(&user, &password, caller.client).await.map_err(|fault| match fault {
@@ -74,9 +74,15 @@ pub async fn manager(
 
 /// What this caller shows. Pure.
 ///
-/// A peer on this machine needs no token, unless a proxy or a browser may be borrowing it: then it sends a
-/// forwarding header, or names another host than this machine.
-pub fn shows(gate: &Gate, caller: &Caller, headers: &HeaderMap) -> Result<Shows, Refusal> {
+/// While nobody can log in, a peer on this machine needs no token, unless a proxy or a browser may be borrowing it: then
+/// it sends a forwarding header, or names another host than this machine. A proxy that sends none of that cannot be told
+/// from a person, so with users everybody shows who they are; commands come by the socket.
+pub fn shows(
+    gate: &Gate,
+    caller: &Caller,
+    headers: &HeaderMap,
+    nobody_can_log_in: bool,
+) -> Result<Shows, Refusal> {
     if caller.peer == Peer::Admin {
         return Ok(Shows::Operator);
     }
@@ -91,7 +97,7 @@ pub fn shows(gate: &Gate, caller: &Caller, headers: &HeaderMap) -> Result<Shows,
     match Credentials::read(headers) {
         Credentials::Bearer(text) if gate.is_token(&text) => Ok(Shows::Operator),
         Credentials::Nothing if headers.contains_key(AUTHORIZATION) => Err(Refusal::NoToken),
-        Credentials::Nothing if caller.direct && by_loopback => Ok(Shows::Operator),
+        Credentials::Nothing if nobody_can_log_in && caller.direct && by_loopback => Ok(Shows::Operator),
         Credentials::Nothing | Credentials::Malformed => Err(Refusal::NoToken),
         shown @ (Credentials::Basic { .. } | Credentials::Bearer(_)) => Ok(Shows::Account(shown)),
     }
@@ -155,7 +161,7 @@ mod tests {
         };
         let caller = Caller::read(&parts, peer, &trusted).expect("a caller");
         let gate = Gate { token: Some(Secret::new(TOKEN)), hosts: vec!["manage.test".into()] };
-        match shows(&gate, &caller, &parts.headers) {
+        match shows(&gate, &caller, &parts.headers, true) {
             Ok(Shows::Operator) => Ok(()),
             Ok(Shows::Account(_)) => Err(Refusal::NoToken),
             Err(refusal) => Err(refusal),

@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
-pub use self::redb::{Opened, Options, RedbMeta, SCHEMA};
+pub use self::redb::{Opened, Options, RedbMeta, SCHEMA, has_rows};
 pub use batch::{Batch, Durability};
 pub use record::{
     AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
@@ -176,6 +176,29 @@ pub trait MetaExt: Meta {
         rows.into_iter()
             .map(|(key, value)| Ok((record::decode_key::<R>(&key)?, record::decode_row(&key, &value)?)))
             .collect()
+    }
+
+    /// Shows every row under a prefix to `visit`, in the order of their keys, a page at a time. Rows that come or go
+    /// meanwhile may be seen or not.
+    fn each<R, E>(
+        &self,
+        prefix: &impl Prefix<R::Key>,
+        mut visit: impl FnMut(R::Key, R) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        R: Row<Key: Clone>,
+        E: From<MetaError>,
+    {
+        let mut after: Option<R::Key> = None;
+        loop {
+            let page = self.scan::<R>(prefix, after.as_ref(), R::PAGE)?;
+            let last = page.len() < R::PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            page.into_iter().try_for_each(|(key, row)| visit(key, row))?;
+            if last {
+                return Ok(());
+            }
+        }
     }
 }
 

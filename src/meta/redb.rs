@@ -24,7 +24,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use std::{io, mem};
 
-use redb::{Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{
+    Database, ReadOnlyDatabase, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata as _, TableDefinition,
+    TableError,
+};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::file::{FileMedium, Medium, Opening};
@@ -302,6 +305,23 @@ impl State {
 }
 
 type RawReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// Whether one of these tables of a file that nobody has open holds a row. Changes nothing in it: after a kill, where it
+/// would have to be repaired first, that is an error.
+pub fn has_rows(path: &Path, tables: &[Table]) -> Result<bool, MetaError> {
+    let database = ReadOnlyDatabase::open(path).map_err(read_error)?;
+    let transaction = database.begin_read().map_err(read_error)?;
+    for table in tables {
+        match transaction.open_table(definition(*table)) {
+            Ok(table) if table.is_empty().map_err(read_error)? => {}
+            Ok(_) => return Ok(true),
+            // Of before there were any.
+            Err(TableError::TableDoesNotExist(_)) => {}
+            Err(error) => return Err(read_error(error)),
+        }
+    }
+    Ok(false)
+}
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())

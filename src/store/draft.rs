@@ -63,6 +63,13 @@ pub struct Resting {
     lost: bool,
 }
 
+/// A draft whose file could not be opened: it rests on.
+#[derive(Debug)]
+pub struct Asleep {
+    pub resting: Box<Resting>,
+    pub error: io::Error,
+}
+
 impl Resting {
     pub fn id(&self) -> DraftId {
         self.id

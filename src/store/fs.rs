@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::buffer::Buffers;
-use super::draft::{Checkpoint, Draft, Parts, Resting};
+use super::draft::{Asleep, Checkpoint, Draft, Parts, Resting};
 use super::faults::Faults;
 use super::file::StoreFile;
 use super::layout::Layout;
@@ -102,10 +102,12 @@ impl Store for FsStore {
         Draft::resume_all(self.parts(id, file), algorithm).map(Some)
     }
 
-    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>> {
+    fn wake_draft(&self, resting: Box<Resting>) -> Result<Option<Draft>, Asleep> {
         let id = resting.id();
-        let Some(file) = self.layout.open_draft(id)? else { return Ok(None) };
-        Ok(Some(resting.wake(self.parts(id, file))))
+        match self.layout.open_draft(id) {
+            Ok(file) => Ok(file.map(|file| resting.wake(self.parts(id, file)))),
+            Err(error) => Err(Asleep { resting, error }),
+        }
     }
 
     fn unlink(&self, digest: &Digest) -> io::Result<bool> {

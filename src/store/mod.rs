@@ -12,7 +12,7 @@ mod tail;
 mod trouble;
 mod writer;
 
-pub use draft::{Checkpoint, Draft, Resting};
+pub use draft::{Asleep, Checkpoint, Draft, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
 pub use fs::{FsStore, Scan, Space};
@@ -60,7 +60,7 @@ pub trait Store: Send + Sync + 'static {
     /// digest is.
     fn resume_draft(&self, id: DraftId, algorithm: Algorithm) -> io::Result<Option<Draft>>;
     /// A draft of this run that was put to rest. `None`: its file is gone.
-    fn wake_draft(&self, resting: Resting) -> io::Result<Option<Draft>>;
+    fn wake_draft(&self, resting: Box<Resting>) -> Result<Option<Draft>, Asleep>;
     fn unlink(&self, digest: &Digest) -> io::Result<bool>;
     /// Sets a damaged file aside, out of every reader's way. With `damaged`, only that very file: what was published
     /// since it was opened stays.

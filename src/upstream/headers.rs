@@ -101,8 +101,8 @@ fn quota(headers: &HeaderMap, name: &'static str) -> Option<(u64, Option<u64>)> 
 
 /// The query of the address that `Link` calls the next page.
 pub(super) fn next_query(headers: &HeaderMap, page: &Url) -> Option<String> {
-    headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok()).find_map(|value| {
-        let (target, parameters) = value.trim().strip_prefix('<')?.split_once('>')?;
+    let values = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(links).find_map(|(target, parameters)| {
         let is_next = parameters.split(';').any(|parameter| {
             let parameter = parameter.trim();
             let relation = parameter.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("rel"));
@@ -112,6 +112,24 @@ pub(super) fn next_query(headers: &HeaderMap, page: &Url) -> Option<String> {
             return None;
         }
         page.join(target).ok()?.query().map(str::to_owned)
+    })
+}
+
+/// The targets of a `Link` value, each with its own parameters. What cannot be read ends it.
+fn links(value: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = value;
+    std::iter::from_fn(move || {
+        let (target, after) = rest.trim_start_matches([' ', '\t', ',']).strip_prefix('<')?.split_once('>')?;
+        // A comma within quotes belongs to a parameter.
+        let mut quoted = false;
+        let ends = |at: char| {
+            quoted ^= at == '"';
+            at == ',' && !quoted
+        };
+        let end = after.find(ends).unwrap_or(after.len());
+        let (parameters, next) = after.split_at(end);
+        rest = next;
+        Some((target, parameters))
     })
 }
 
@@ -182,6 +200,8 @@ mod tests {
         let read = |value: &str| next_query(&headers(&[("link", value)]), &page);
         assert_eq!(read("</v2/a/tags/list?last=x&n=5>; rel=\"next\"").as_deref(), Some("last=x&n=5"));
         assert_eq!(read("<https://evil.example/?last=y>; rel=next").as_deref(), Some("last=y"));
+        let both = "</?last=a>; title=\"one, two\"; rel=\"prev\", </?last=z>; rel=\"next\"";
+        assert_eq!(read(both).as_deref(), Some("last=z"));
         assert_eq!(read("<?n=2>;foo=1; REL=\"next\"").as_deref(), Some("n=2"));
         for nothing in ["</a?b=c>; rel=\"prev\"", "</a>; rel=\"next\"", "junk", "</a?b=c>", "<"] {
             assert_eq!(read(nothing), None, "{nothing}");

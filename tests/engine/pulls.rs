@@ -125,6 +125,32 @@ async fn bytes_are_shown_only_through_an_image_that_has_them() {
     assert!(fetched < 500_000 + 70_000, "{fetched} bytes were fetched");
 }
 
+/// A manifest may name layers that live elsewhere, and registries do not check that they have those: naming a secret
+/// one was enough to be shown it.
+#[tokio::test(flavor = "multi_thread")]
+async fn naming_a_layer_that_lives_elsewhere_shows_nothing() {
+    let registry = Registry::open().await;
+    let secret = Image::new(5, &[500_000]);
+    registry.add_image("team/secret", "1", &secret);
+    let layer = &secret.layers[0];
+    let media_type = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    let manifest = Content::new(
+        String::from_utf8_lossy(&secret.manifest.bytes)
+            .replace("application/vnd.oci.image.layer.v1.tar", media_type),
+    );
+    assert_ne!(manifest.bytes, secret.manifest.bytes);
+    registry.shelf().add_blob("team/public", &secret.config);
+    registry.shelf().add_manifest("team/public", Image::MEDIA_TYPE, &manifest);
+    registry.shelf().tag("team/public", "1", manifest.digest);
+    let house = House::new(&registry).await;
+    house.manifest("team/secret", "1", Want::Body).await.unwrap();
+    assert_eq!(house.pulled("team/secret", layer).await, Verdict::Miss);
+    house.manifest("team/public", "1", Want::Body).await.unwrap();
+    assert_eq!(house.pulled("team/public", &secret.config).await, Verdict::Miss);
+    let denied = house.blob("team/public", &layer.digest, "").await.unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::BlobUnknown);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_starts_no_download() {
     let registry = Registry::open().await;

@@ -3,7 +3,10 @@
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use binaryrepo::engine::{Verdict, Want};
+use binaryrepo::api::{self, ApiRequest};
+use binaryrepo::engine::{Principal, Verdict, Want};
+use bytes::Bytes;
+use http::Method;
 
 use super::house::{House, drain};
 use super::rig::Mood;
@@ -61,4 +64,25 @@ async fn a_silent_upstream_does_not_hold_up_the_stop() {
     house.engine.shutdown().await;
     // The grace is ten seconds; the stop takes hundredths of one.
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// A client that left in the middle of a change took what came after the commit with it: the user was in the metadata,
+/// the running server did not know of it, and a second try made a second one of the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_goes_on_where_its_caller_leaves() {
+    let registry = Registry::open().await;
+    let house = House::new(&registry).await;
+    let create = || ApiRequest {
+        method: Method::POST,
+        path: "/api/users".to_owned(),
+        query: None,
+        body: Bytes::from_static(br#"{"name":"ada","password":"correct horse battery"}"#),
+        caller: Principal::Operator,
+    };
+    {
+        let mut leaving = Box::pin(api::handle(&house.engine, create()));
+        assert!(leaving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    house.eventually("the user is known", |house| !house.engine.accounts().is_empty()).await;
+    assert_eq!(api::handle(&house.engine, create()).await.status, 409);
 }

@@ -79,6 +79,31 @@ async fn a_disk_that_takes_no_new_file_refuses_the_first_bytes() {
     server.stop().await;
 }
 
+/// An upload whose file could not be opened for want of descriptors was given up, and its file forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn want_of_descriptors_ends_no_upload() {
+    let mut server = workshop().await;
+    let content = Content::random(8, 200_000);
+    let location = Pusher(server.address).begin("few").await;
+    assert_eq!(Pusher(server.address).patch(&location, &content.bytes[..100_000]).await.status, 202);
+    // At rest since a moment ago, and left by an earlier run.
+    for restart in [false, true] {
+        if restart {
+            server = Workshop::open(server.stop().await, Disk::default(), |meta| Ledger::over(meta).into())
+                .await
+                .0;
+        }
+        server.disk.fail(Call::Open, Errno::MFILE);
+        let refused = Pusher(server.address).patch(&location, b"x").await;
+        is_refused(&refused, "short of files or memory");
+        server.disk.heal();
+    }
+    let answer = go_on(Pusher(server.address), &location, &content).await;
+    assert_eq!(answer.status, 201, "{}", answer.all());
+    server.no_draft_is_left().await;
+    server.stop().await;
+}
+
 /// After a sync that failed nobody knows what the disk has, so the upload is over; and without its name made durable a
 /// blob is not acknowledged either.
 #[tokio::test(flavor = "multi_thread")]

@@ -2,13 +2,14 @@
 
 use binaryrepo::names::{Algorithm, Digest};
 use bytes::Bytes;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::{Ask, raw};
 use super::house::House;
 use super::pusher::{Pusher, blob, once_free, uploads};
-use super::support::image::Content;
+use super::support::image::{Content, Image};
 use super::support::patience::found;
 
 fn drafts(house: &House) -> usize {
@@ -343,6 +344,19 @@ async fn a_lost_file_is_an_alarm_and_heals_by_a_push() {
     let house = house.restart().await;
     let client = Pusher(house.address);
     assert_eq!(client.get(&blob("lost", &content.digest)).await.status, 503);
+    // Nothing is acknowledged that names it: the client is told to push it again.
+    let mut image = Image::new(9, &[]);
+    let descriptor = json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": content.digest.to_string(), "size": content.size() });
+    let mut manifest_json: Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
+    manifest_json["layers"] = json!([descriptor]);
+    image.manifest = Content::new(manifest_json.to_string());
+    assert_eq!(client.blob("lost", &image.config).await.status, 201);
+    let named = async || client.manifest("lost", "v1", Image::MEDIA_TYPE, &image.manifest.bytes).await;
+    // Once that is known: the files are looked through while it serves.
+    let refused = async || Some(named().await).filter(|answer| answer.status != 201);
+    let refused = found("the loss is known", refused).await;
+    assert_eq!(refused.code(), (400, "MANIFEST_BLOB_UNKNOWN".to_owned()));
     assert_eq!(client.blob("lost", &content).await.status, 201);
     assert_eq!(client.get(&blob("lost", &content.digest)).await.body, content.bytes);
+    assert_eq!(named().await.status, 201);
 }

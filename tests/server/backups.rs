@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::client::Ask;
 use super::house::{House, push};
-use super::process::{Process, binary, failed, good, on};
+use super::process::{Process, binary, failed, good, on, said};
 use super::support::image::{Content, Image};
 use super::support::upstream::Registry;
 
@@ -213,7 +213,8 @@ async fn a_backup_of_an_older_schema_is_upgraded_as_it_is_brought_back() {
         "it was before: {:?}",
         server.log()
     );
-    assert_eq!(server.get("/api/repository/docker-remote").await.json()["username"], "somebody");
+    assert_eq!(said(restored.path(), &["repo", "show", "docker-remote"])["username"], "somebody");
+    drop(server);
 }
 
 /// Killed at any moment, the first backup is none and a later one leaves the last one whole.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Ask, Open};
 use super::house::{blob, manifest};
-use super::process::{Process, binary, run, run_with, text, used};
+use super::process::{Process, binary, run, run_with, said, text, used};
 use super::support::image::Image;
 use super::support::upstream::{Options, Registry};
 
@@ -230,11 +230,13 @@ fn of_schema(schema: u32) -> tempfile::TempDir {
 }
 
 /// All that a fixture tells of, with its upstream gone.
-async fn serves_the_fixture(server: &Process) {
+async fn serves_the_fixture(server: &Process, dir: &Path) {
     assert_eq!(server.get("/readyz").await.status, 200);
-    let shown = server.get("/api/repository/docker-remote").await.json();
+    // There are users, so nobody is believed unasked who comes by TCP.
+    assert_eq!(server.get("/api/users").await.status, 401);
+    let shown = said(dir, &["repo", "show", "docker-remote"]);
     assert_eq!((&shown["username"], &shown["password_set"]), (&json!("somebody"), &json!(true)), "{shown}");
-    let users = server.get("/api/users").await.json();
+    let users = said(dir, &["user", "list"]);
     assert_eq!(users["users"][0]["name"], "ada", "{users}");
     let by_tag = server.get(&manifest("redis", "7.2")).await;
     assert_eq!(
@@ -246,7 +248,7 @@ async fn serves_the_fixture(server: &Process) {
     let layer = Digest::of(Algorithm::Sha512, b"layer");
     let blob = server.get(&format!("/v2/docker-remote/library/redis/blobs/{layer}")).await;
     assert_eq!((blob.cache(), &blob.body[..]), (Some("hit"), &b"layer"[..]), "{}", blob.all());
-    let images = server.get("/api/images").await.json().to_string();
+    let images = said(dir, &["image", "ls"]).to_string();
     assert!(images.contains("library/redis") && images.contains("7.2"), "{images}");
 }
 
@@ -257,7 +259,7 @@ async fn the_data_of_every_schema_is_opened_and_served() {
         let dir = of_schema(schema);
         for upgrades in [schema < SCHEMA, false] {
             let mut server = Process::start(&dir, &[]);
-            serves_the_fixture(&server).await;
+            serves_the_fixture(&server, dir.path()).await;
             let told = server.log().iter().any(|line| line.contains("the metadata was upgraded"));
             assert_eq!(told, upgrades, "{schema}: {:?}", server.log());
             server.signal(Signal::TERM);

@@ -287,9 +287,14 @@ async fn what_is_cached_is_listed_and_purged() {
     assert_eq!(gone["blobs"], 2, "{gone}");
     assert_eq!(house.get(&manifest("redis", "7")).await.cache(), Some("miss"));
     assert_eq!(house.get(&super::house::blob("redis", &redis.layers[0])).await.cache(), Some("miss"));
+    // Cached through one remote and not through the other one.
+    let second = json!({ "name": "a-second", "repo_type": "remote", "package_type": "docker", "remote_url": registry.url().as_str() });
+    assert_eq!(house.api("POST", "/api/repository", &second).await.status, 201);
     let layer = nginx.layers[0].digest.to_string();
     assert_eq!(purge(json!({ "digest": layer })).await.json()["blobs"], 1);
     assert_eq!(house.get(&super::house::blob("nginx", &nginx.layers[0])).await.cache(), Some("miss"));
+    assert_eq!(purge(json!({ "digest": redis.layers[0].digest.to_string() })).await.status, 200);
+    assert_eq!(purge(json!({ "digest": format!("sha256:{}", "0".repeat(64)) })).await.api_error().0, 404);
     // What is still being noted belongs to no purge.
     house.settled().await;
     purge(json!({ "repository": "docker-remote", "all": true })).await.json();

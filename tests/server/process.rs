@@ -66,6 +66,11 @@ pub fn good(dir: &Path, args: &[&str]) -> String {
     ended.out
 }
 
+/// The same as JSON.
+pub fn said(dir: &Path, args: &[&str]) -> Value {
+    serde_json::from_str(&good(dir, &[args, &["--json"]].concat())).unwrap()
+}
+
 /// The code of a command, and what it says of it.
 pub fn failed(dir: &Path, args: &[&str]) -> (i32, String) {
     let ended = on(dir, args);

@@ -11,7 +11,7 @@ async fn a_resting_draft_wakes_as_it_was() {
     draft.sync_ahead(1).await.unwrap();
     let resting = draft.rest();
     assert_eq!((resting.id(), resting.len()), (DraftId(1), 100 * KIB as u64));
-    let mut draft = house.store.wake_draft(resting).unwrap().unwrap();
+    let mut draft = house.store.wake_draft(Box::new(resting)).unwrap().unwrap();
     draft.append(vec![Bytes::copy_from_slice(&content[100 * KIB..])]).await.unwrap();
     draft.sync_ahead(1).await.unwrap();
     let blob = draft.publish(&digest(&content), Durability::Durable).await.unwrap();
@@ -24,7 +24,7 @@ async fn a_draft_whose_file_is_gone_does_not_wake() {
     let house = House::new();
     let resting = house.filled(1, b"abc").await.rest();
     assert!(house.store.remove_draft(DraftId(1)).unwrap());
-    assert!(house.store.wake_draft(resting).unwrap().is_none());
+    assert!(house.store.wake_draft(Box::new(resting)).unwrap().is_none());
     assert!(house.store.resume_draft(DraftId(1), Algorithm::Sha256).unwrap().is_none());
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 use super::model::{EngineError, ErrorKind};
 use crate::clock::{Clock, UnixMillis};
 use crate::meta::{
-    AccessTokenRow, AccountRow, Batch, Durability, GrantRow, Meta, MetaError, MetaExt as _, Row, ScopeRow,
+    AccessTokenRow, AccountRow, Batch, Durability, GrantRow, Meta, MetaError, MetaExt as _, ScopeRow,
     SettingKey, SettingRow,
 };
 use crate::names::{AccountId, AccountName, Algorithm, Digest, RepositoryId};
@@ -42,7 +42,6 @@ pub const TOKEN_PREFIX: &str = "brt_";
 const TICKET_KEY: SettingKey = SettingKey::new("ticket_key");
 /// Stands for every repository in rows; numbers of repositories begin with 1.
 const EVERY: RepositoryId = RepositoryId(0);
-const PAGE: usize = 1_000;
 
 /// Everybody who may log in.
 pub struct Accounts {
@@ -264,7 +263,7 @@ async fn ticket_key(meta: &Arc<dyn Meta>) -> Result<Vec<u8>, EngineError> {
 
 fn read(meta: &Arc<dyn Meta>) -> Result<Book, MetaError> {
     let mut book = Book::default();
-    for (id, row) in all::<AccountRow>(meta)? {
+    meta.each::<AccountRow, MetaError>(&(), |id, row| {
         let mut grants = Vec::new();
         for ((_, repository, images), row) in meta.scan::<GrantRow>(&id, None, change::MOST_GRANTS)? {
             grants.push(Grant { repository: repository_of(repository), images, role: row.role });
@@ -278,8 +277,9 @@ fn read(meta: &Arc<dyn Meta>) -> Result<Book, MetaError> {
             grants,
             password: row.password,
         });
-    }
-    for (digest, row) in all::<AccessTokenRow>(meta)? {
+        Ok(())
+    })?;
+    meta.each::<AccessTokenRow, MetaError>(&(), |digest, row| {
         let scope = |scope: ScopeRow| Grant {
             repository: repository_of(RepositoryId(scope.repository)),
             images: scope.images,
@@ -294,22 +294,11 @@ fn read(meta: &Arc<dyn Meta>) -> Result<Book, MetaError> {
             expires: row.expires_ms.map(UnixMillis),
         };
         book.enter_token(digest, token);
-    }
+        Ok(())
+    })?;
     Ok(book)
 }
 
 fn repository_of(id: RepositoryId) -> Option<RepositoryId> {
     (id != EVERY).then_some(id)
-}
-
-fn all<R: Row>(meta: &Arc<dyn Meta>) -> Result<Vec<(R::Key, R)>, MetaError> {
-    let mut rows: Vec<(R::Key, R)> = Vec::new();
-    loop {
-        let page = meta.scan::<R>(&(), rows.last().map(|(key, _)| key), PAGE)?;
-        let last = page.len() < PAGE;
-        rows.extend(page);
-        if last {
-            return Ok(rows);
-        }
-    }
 }

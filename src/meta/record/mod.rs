@@ -23,6 +23,8 @@ const VERSION: u8 = 1;
 /// A row of one table. Stored as a version byte and JSON; fields that a reader does not know are ignored.
 pub trait Row: Serialize + DeserializeOwned {
     const TABLE: Table;
+    /// How many are held in memory at once where all are read.
+    const PAGE: usize = 1_000;
     type Key: RowKey;
 
     /// What follows the version byte.

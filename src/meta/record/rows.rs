@@ -137,6 +137,8 @@ pub struct DocumentRow {
 
 impl Row for DocumentRow {
     const TABLE: Table = Table::Document;
+    /// Each is up to 4 MiB.
+    const PAGE: usize = 16;
     type Key = Digest;
 
     fn encode(&self, out: &mut Vec<u8>) {

@@ -13,7 +13,7 @@ pub(super) type Verdict = Result<(), Table>;
 /// What became of a group, with one verdict for each of its batches.
 pub(super) enum Committed {
     Applied(Vec<Verdict>),
-    /// All were refused, so there was no commit.
+    /// All were refused, or change nothing, so there was no commit.
     Nothing(Vec<Verdict>),
 }
 
@@ -38,7 +38,9 @@ pub(super) fn commit_group(database: &Database, group: &Group<'_>) -> Result<Com
         }
         verdicts.push(verdict);
     }
-    if verdicts.iter().all(Verdict::is_err) {
+    let mut accepted = group.batches.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).peekable();
+    // A durable one promises something of earlier ones, too, so it is committed even if it is empty.
+    if accepted.peek().is_none() || !group.durable && accepted.all(|(batch, _)| batch.changes.is_empty()) {
         return Ok(Committed::Nothing(verdicts));
     }
     tables.number(group.number)?;
