@@ -58,6 +58,8 @@ impl Server {
         }
         let mut service = Service::start("binaryrepo", &mut command, &dir.join("binaryrepo.log"))?;
         service.ready_at(([127, 0, 0, 1], PORT).into())?;
+        // It listens before it answers; the administrator's token lies there by then.
+        runtime.block_on(Server::origin().get("/healthz"))?;
         Ok(Server { service, door, data, runtime: runtime.clone() })
     }
 
@@ -71,12 +73,15 @@ impl Server {
         Ok(fs::read_to_string(&file).context(file.display())?.trim().to_owned())
     }
 
-    /// A call of the management API from the same machine, which needs no token.
+    /// A call of the management API, by the administrator.
     pub fn api(&self, method: Method, path: &str, body: &Value) -> Outcome<Answer> {
         let origin = Server::origin();
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request =
-            origin.request(method, path).header("content-type", "application/json").body(Full::new(body))?;
+        let request = origin
+            .request(method, path)
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {}", self.token()?))
+            .body(Full::new(body))?;
         self.runtime.block_on(origin.answer(request))
     }
 
