@@ -253,3 +253,10 @@ pub struct Counts {
     /// What lay here before the start is known, so that something may go.
     pub loaded: bool,
 }
+
+impl Counts {
+    /// What counts against the limit. A size that an upstream claims may be any number.
+    pub fn bytes(&self) -> u64 {
+        self.present_bytes.saturating_add(self.reserved_bytes).saturating_add(self.evicting_bytes)
+    }
+}

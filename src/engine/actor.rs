@@ -289,7 +289,7 @@ impl Shell {
         self.shared.metrics.set_counts(CacheGauges {
             fills_in_flight: counts.flights as u64,
             waiters: counts.waiters as u64,
-            cache_bytes: counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes,
+            cache_bytes: counts.bytes(),
             cache_limit_bytes: counts.limit_bytes,
             pushed_bytes: counts.pinned_bytes,
         });

@@ -63,7 +63,7 @@ impl Settings {
             MaxSize::Percent(percent) => total / 100 * u64::from(percent),
         };
         let keep_free = self.min_free.unwrap_or_else(|| (5 << 30).min(total / 20));
-        wished.min((cached + free).saturating_sub(keep_free))
+        wished.min(cached.saturating_add(free).saturating_sub(keep_free))
     }
 }
 

@@ -124,7 +124,7 @@ async fn let_go(shared: &Arc<Shared>, digest: &Digest) -> Result<LetGo, EngineEr
 /// Tells the coordinator how much may lie here.
 pub(super) async fn space(shared: &Arc<Shared>, coordination: &Coordination) {
     let counts = coordination.counts().await;
-    let cached = counts.present_bytes + counts.reserved_bytes + counts.evicting_bytes;
+    let cached = counts.bytes();
     match shared.read(|shared| Ok(shared.store.space()?)).await {
         Ok(space) => {
             // What uploads have announced will not stay free.

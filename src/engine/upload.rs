@@ -222,11 +222,6 @@ impl Upload {
         self.engine.to_its_end(async move { engine.publish(&session, draft, digest).await }).await
     }
 
-    /// Ends the upload without a blob.
-    pub async fn cancel(self) -> Result<(), EngineError> {
-        uploads::give_up(&self.engine.shared, &self.session).await
-    }
-
     async fn draft(&mut self) -> Result<&mut Draft, EngineError> {
         if self.draft.is_none() {
             let (id, algorithm) = (self.session.draft, self.algorithm);

@@ -93,12 +93,6 @@ impl ImageName {
     pub fn in_library(&self) -> Self {
         Self(format!("library/{}", self.0).into())
     }
-
-    /// The first component and what follows it, where something follows.
-    pub fn split_first(&self) -> Option<(&str, ImageName)> {
-        let (first, rest) = self.0.split_once('/')?;
-        Some((first, Self(rest.into())))
-    }
 }
 
 impl FromStr for ImageName {

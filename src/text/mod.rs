@@ -56,14 +56,6 @@ impl<T> Given<T> {
     pub const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
-
-    /// The value, where one was given.
-    pub fn value(self) -> Option<T> {
-        match self {
-            Self::Set(value) => Some(value),
-            Self::Absent | Self::Reset => None,
-        }
-    }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
