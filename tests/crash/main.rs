@@ -28,6 +28,8 @@ use support::upstream::{Options, Registry};
 const LOOK_EVERY: u64 = 25;
 /// A fetch is cut off in one round of so many; in the next of them its draft is damaged as well.
 const FAR_EVERY: u64 = 4;
+/// Whoever waits for thousands of rounds is told this often how far they are.
+const TELL_EVERY: u64 = 100;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
@@ -44,6 +46,9 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
     process::add_remote(dir.path(), "far", &far.registry().url());
     let mut slowest = Duration::ZERO;
     for round in 1..=rounds {
+        if round > TELL_EVERY && round % TELL_EVERY == 1 {
+            println!("{} of {rounds} rounds in {:.0} s", round - 1, started.elapsed().as_secs_f64());
+        }
         let start = Instant::now();
         let server = Process::start(dir.path()).await;
         slowest = slowest.max(start.elapsed());

@@ -23,6 +23,8 @@ use crate::world::Rules;
 const SCHEDULES: u64 = 100_000;
 /// Within so many schedules each planted bug must show.
 const SCHEDULES_PER_BUG: u64 = SCHEDULES;
+/// Whoever waits for millions is told this often how far they are.
+const TELL_EVERY: u64 = 1_000_000;
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how long it took is told, and nothing depends on it")]
@@ -77,6 +79,9 @@ fn first_finding(base: u64, schedules: u64, bug: Option<Bug>) -> Option<(u64, Fi
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= schedules {
                 break;
+            }
+            if number > 0 && number.is_multiple_of(TELL_EVERY) {
+                println!("{number} of {schedules} schedules");
             }
             let seed = base.wrapping_add(number);
             let outcome = catch_unwind(AssertUnwindSafe(|| swarm::run(seed, bug)));
