@@ -59,7 +59,7 @@ pub use model::{
     Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
-pub use reader::Reader;
+pub use reader::{Reader, Window};
 pub use repositories::Repositories;
 pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
