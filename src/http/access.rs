@@ -308,6 +308,9 @@ impl Drop for Line {
             self.write();
         }
         record(&self.metrics, &self.note, self.code(), self.bytes);
+        if !self.complete {
+            self.metrics.aborted();
+        }
     }
 }
 
