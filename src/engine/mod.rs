@@ -152,11 +152,7 @@ impl Engine {
         boot::take_stock_of_drafts(&shared).await;
         let coordination = Coordination::start(&shared);
         let engine = Self { shared: Arc::clone(&shared), coordination: coordination.clone() };
-        if opened.created {
-            for (name, spec) in first {
-                engine.shared.repositories.create(name, spec).await?;
-            }
-        }
+        shared.repositories.make_first(first).await?;
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
         shared.tasks.spawn(collect::regularly(engine.clone()));

@@ -18,8 +18,8 @@ use crate::meta::{
 use crate::names::{RepositoryId, RepositoryName};
 use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 
-/// No server has more; a page of the metadata holds them all.
-const MOST: usize = 10_000;
+/// 0 is no repository.
+const FIRST_ID: u64 = 1;
 
 /// The repositories by name and by number.
 pub struct Repositories {
@@ -46,16 +46,45 @@ impl Repositories {
             changing: Mutex::new(()),
             retired: std::sync::Mutex::default(),
         };
-        for (id, row) in meta.scan::<RepositoryRow>(&(), None, MOST)? {
+        meta.each::<RepositoryRow, EngineError>(&(), |id, row| {
             if row.retired {
                 this.retire(id);
-                continue;
+                return Ok(());
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
             let kind = this.revive(&name, from_row(row)?)?;
             this.enter(Repository { id, name, kind, created });
-        }
+            Ok(())
+        })?;
         Ok(this)
+    }
+
+    /// Makes the repositories that a data directory starts with, all in one step and at most once: where a repository
+    /// was ever made, somebody may have removed them.
+    pub(super) async fn make_first(
+        &self,
+        first: Vec<(RepositoryName, RepositorySpec)>,
+    ) -> Result<(), EngineError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let numbers = SettingKey::NEXT_REPOSITORY_ID;
+        if first.is_empty() || self.meta.get::<SettingRow>(&numbers)?.is_some() {
+            return Ok(());
+        }
+        let (mut batch, mut made) = (Batch::new(Durability::Durable), Vec::new());
+        let mut next = FIRST_ID;
+        for (name, spec) in first {
+            let created = self.clock.wall();
+            let repository = Repository { id: RepositoryId(next), name, kind: self.kind(spec)?, created };
+            batch.put(&repository.id, &to_row(&repository, false));
+            made.push(repository);
+            next += 1;
+        }
+        batch.put(&numbers, &SettingRow { value: next.into() });
+        self.meta.apply(batch).await?;
+        for repository in made {
+            self.enter(repository);
+        }
+        Ok(())
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
@@ -189,7 +218,8 @@ impl Repositories {
     /// A number that was never given out, and the batch that marks it as given.
     fn next_id(&self) -> Result<(RepositoryId, Batch), EngineError> {
         let key = SettingKey::NEXT_REPOSITORY_ID;
-        let next = self.meta.get::<SettingRow>(&key)?.and_then(|row| row.value.as_u64()).unwrap_or(1);
+        let next = self.meta.get::<SettingRow>(&key)?.and_then(|row| row.value.as_u64());
+        let next = next.unwrap_or(FIRST_ID);
         let mut batch = Batch::new(Durability::Durable);
         batch.put(&key, &SettingRow { value: (next + 1).into() });
         Ok((RepositoryId(next), batch))
