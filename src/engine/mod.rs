@@ -39,6 +39,7 @@ mod settings;
 mod shared;
 mod sweep;
 mod sweeps;
+mod tidy;
 mod touched;
 mod turns;
 mod unneeded;
@@ -154,7 +155,8 @@ impl Engine {
         let engine = Self { shared: Arc::clone(&shared), coordination: coordination.clone() };
         shared.repositories.make_first(first).await?;
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
-        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination.clone()));
+        shared.tasks.spawn(tidy::tidy(Arc::clone(&shared), coordination));
         shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }
