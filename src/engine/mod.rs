@@ -187,17 +187,12 @@ impl Engine {
         name: &RepositoryName,
         spec: RepositorySpec,
     ) -> Result<Arc<Repository>, EngineError> {
-        let (changed, old) = self.repositories().update(name, spec).await?;
-        if changed.id != old {
-            self.accounts().renumber(old, Some(changed.id)).await?;
-        }
-        Ok(changed)
+        self.repositories().update(name, spec, self.accounts()).await
     }
 
     /// Removes a repository, and what was granted in it.
     pub async fn delete_repository(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
-        let old = self.repositories().delete(name, purge).await?;
-        self.accounts().renumber(old, None).await
+        self.repositories().delete(name, purge, self.accounts()).await
     }
 
     /// Whether requests can be answered, and what the gauges show.

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::accounts::Accounts;
 use super::model::{EngineError, ErrorKind};
 use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 use crate::clock::{Clock, UnixMillis};
@@ -131,12 +132,13 @@ impl Repositories {
     }
 
     /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
-    /// loses its stored password unless the change brings one. Also answers with the number that it had.
+    /// loses its stored password unless the change brings one. What was granted in it stays granted.
     pub(super) async fn update(
         &self,
         name: &RepositoryName,
         spec: RepositorySpec,
-    ) -> Result<(Arc<Repository>, RepositoryId), EngineError> {
+        accounts: &Accounts,
+    ) -> Result<Arc<Repository>, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
@@ -144,24 +146,27 @@ impl Repositories {
         let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
         let repository = Repository { id, name: name.clone(), kind: self.kind(spec)?, created: old.created };
         batch.put(&id, &to_row(&repository, false));
-        if moved {
-            batch.put(&old.id, &to_row(&old, true));
+        if !moved {
+            self.meta.apply(batch).await?;
+            return Ok(self.enter(repository));
         }
+        batch.put(&old.id, &to_row(&old, true));
+        let grants = accounts.renumber(old.id, Some(id), &mut batch).await;
         self.meta.apply(batch).await?;
-        if moved {
-            self.by_id.remove(&old.id);
-            self.retire(old.id);
-        }
-        Ok((self.enter(repository), old.id))
+        grants.done();
+        self.by_id.remove(&old.id);
+        self.retire(old.id);
+        Ok(self.enter(repository))
     }
 
-    /// Removes the repository; its content is unreachable at once and goes in the background. Answers with the
-    /// number that it had.
+    /// Removes the repository, and what was granted in it; its content is unreachable at once and goes in the
+    /// background.
     pub(super) async fn delete(
         &self,
         name: &RepositoryName,
         purge: bool,
-    ) -> Result<RepositoryId, EngineError> {
+        accounts: &Accounts,
+    ) -> Result<(), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         if old.local().is_some() && !purge && self.has_content(&old)? {
@@ -170,11 +175,13 @@ impl Repositories {
         }
         let mut batch = Batch::new(Durability::Durable);
         batch.put(&old.id, &to_row(&old, true));
+        let grants = accounts.renumber(old.id, None, &mut batch).await;
         self.meta.apply(batch).await?;
+        grants.done();
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
         self.retire(old.id);
-        Ok(old.id)
+        Ok(())
     }
 
     /// The numbers whose content is to be removed; the caller does it.
