@@ -54,6 +54,7 @@ pub use accounts::{
 };
 pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
+pub use images::NamedManifest;
 pub use model::{
     BlobAnswer, BlobWant, Check, Collected, Damaged, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Remedy, Scope, ScrubReport, Status, StoredImage, StoredTag, TagsPage, Verdict,
