@@ -86,7 +86,7 @@ pub async fn step(
     answer.map_err(|error| error.of_upload(&location(call, id)))
 }
 
-/// What may not be read is looked for all the same, so that the time it takes tells nothing.
+/// What may not be read is left out, as if it were not there.
 async fn mounted(call: &Call<'_>, scope: &Scope, mount: &Mount) -> Result<bool, WireError> {
     let candidates = match &mount.from {
         Some(from) => call.resolve(from).into_iter().collect(),
