@@ -317,6 +317,7 @@ fn front(config: &Config, token: Secret) -> http::Settings {
         strangers: config.server.lets_strangers_in(),
         open_access: config.server.open_access,
         pace: Pace::over(config.server.body_timeout),
+        access_log: telemetry::access_log(),
     }
 }
 

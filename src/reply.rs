@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::engine::{Reader, Verdict};
-use crate::names::{ImageName, RepositoryName};
+use crate::names::{ImageName, Reference, RepositoryName};
 
 /// Room for what an answer with content says about it; it grows where there is more.
 const USUAL_HEADERS: usize = 12;
@@ -37,7 +37,7 @@ pub struct Note {
     pub action: &'static str,
     pub repository: Option<RepositoryName>,
     pub image: Option<ImageName>,
-    pub reference: Option<String>,
+    pub reference: Option<Reference>,
     pub verdict: Option<Verdict>,
     /// Who asked, where they logged in.
     pub user: Option<String>,

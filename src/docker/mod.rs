@@ -30,6 +30,7 @@ use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
 
 use crate::engine::{Engine, Identity, PageQuery, Principal, Repositories, Repository, Scope};
+use crate::names::Reference;
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
@@ -336,8 +337,8 @@ fn describe(note: &mut Note, address: &Address, action: &Action) {
     note.repository = Some(address.repository.name.clone());
     note.image = Some(address.image.clone());
     note.reference = match action {
-        Action::Manifest { reference, .. } => Some(reference.to_string()),
-        Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(digest.to_string()),
+        Action::Manifest { reference, .. } => Some(reference.clone()),
+        Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(Reference::Digest(*digest)),
         Action::Push(push) => push.reference(),
         Action::Tags { .. } => None,
     };

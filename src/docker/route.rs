@@ -72,19 +72,18 @@ pub enum Push {
 
 impl Push {
     /// What is pushed or removed, for the log.
-    pub fn reference(&self) -> Option<String> {
-        match self {
+    pub fn reference(&self) -> Option<Reference> {
+        let digest = match self {
             Self::PutManifest { reference, .. } | Self::DeleteManifest { reference } => {
-                Some(reference.to_string())
+                return Some(reference.clone());
             }
-            Self::DeleteBlob { digest } | Self::Upload { step: Step::Finish { digest }, .. } => {
-                Some(digest.to_string())
-            }
+            Self::DeleteBlob { digest } | Self::Upload { step: Step::Finish { digest }, .. } => Some(*digest),
             Self::StartUpload(Start { mount, digest, .. }) => {
-                digest.or(mount.as_ref().map(|mount| mount.digest)).map(|digest| digest.to_string())
+                digest.or(mount.as_ref().map(|mount| mount.digest))
             }
             Self::Upload { .. } => None,
-        }
+        };
+        digest.map(Reference::Digest)
     }
 }
 

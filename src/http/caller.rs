@@ -28,6 +28,9 @@ static TRACES_OF_A_PROXY: [HeaderName; 7] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
+/// What stands in the log for an address where there is none.
+pub const ADMIN_SOCKET: &str = "admin-socket";
+
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -59,7 +62,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address() {
             Some(address) => address.fmt(f),
-            None => f.write_str("admin-socket"),
+            None => f.write_str(ADMIN_SOCKET),
         }
     }
 }

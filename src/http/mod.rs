@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::docker::{self, BadCredentials, Openness, Origin, Site};
 use crate::engine::{Engine, Identity};
 use crate::reply::{Note, Reply};
-use crate::telemetry::Held;
+use crate::telemetry::{AccessLog, Held};
 use access::{Arrival, Envelope, Line, closing};
 use body::{Paced, ResponseBody};
 use caller::{Caller, RequestId};
@@ -54,6 +54,8 @@ pub struct Settings {
     pub open_access: bool,
     /// The slowest that a request's body may come.
     pub pace: Pace,
+    /// Where the lines about requests go, if anybody wants them.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Answers every request of every connection. Cheap to clone.
@@ -68,14 +70,23 @@ struct Front {
     strangers: bool,
     open_access: bool,
     pace: Pace,
-    envelope: Envelope,
+    envelope: Arc<Envelope>,
 }
 
 impl Service {
     pub fn new(engine: Engine, settings: Settings, clock: Clock) -> Self {
         let metrics = engine.metrics().clone();
-        let Settings { site, trusted_proxies, gate, public_origin, strangers, open_access, pace } = settings;
-        let envelope = Envelope { metrics, clock, trusted_proxies };
+        let Settings {
+            site,
+            trusted_proxies,
+            gate,
+            public_origin,
+            strangers,
+            open_access,
+            pace,
+            access_log: log,
+        } = settings;
+        let envelope = Arc::new(Envelope { metrics, log, clock, trusted_proxies });
         Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, pace, envelope }))
     }
 }
