@@ -36,9 +36,8 @@ use address::{Address, Directory, Entrance};
 use challenge::Challenge;
 use permit::Right;
 use route::{Action, Push, Target};
-use wire::{Code, WireError};
+use wire::{API_VERSION, Code, REGISTRY_2, WireError};
 
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// What is known of a request besides the request itself.
@@ -107,7 +106,7 @@ pub async fn handle(
 fn finish(answered: Result<Reply, WireError>, context: &Context<'_>, mut note: Note) -> Reply {
     let reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
     note.verdict = reply.note.verdict;
-    reply.with_static(API_VERSION, "registry/2.0").with_note(note)
+    reply.with_static(API_VERSION, REGISTRY_2).with_note(note)
 }
 
 /// Whether the client is done sending what was not wanted, and so listens. One that asked first is not made to send.

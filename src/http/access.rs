@@ -17,11 +17,11 @@ use http_body::Body;
 use ipnet::IpNet;
 
 use super::body::{ResponseBody, Witness};
-use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId, X_REQUEST_ID};
+use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
 use crate::names::Reference;
-use crate::reply::{Content, Note, Reply};
+use crate::reply::{Content, Note, Reply, X_REQUEST_ID};
 use crate::telemetry::{AccessLog, Answer, Client, Entry, Metrics, Told};
 
 /// Most bytes of a request's headers.
@@ -74,7 +74,7 @@ impl Envelope {
             Err(fault) => return now(self.send(rejected(&fault), line, is_head)),
         };
         line.client = caller.client;
-        let arrival = Arrival { parts, body, caller, request_id: line.request_id.clone() };
+        let arrival = Arrival { parts, body, caller, request_id: line.request_id };
         let reply = catch_unwind(AssertUnwindSafe(|| at_once(&arrival)))
             .unwrap_or_else(|_| Some(panic_reply(line.request_id.as_str())));
         if let Some(reply) = reply {
