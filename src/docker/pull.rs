@@ -87,7 +87,7 @@ pub fn blob_at_once(
 
 /// An answer from memory, whose head is `first` when it is first given, and later a copy of that.
 fn again(found: &Remembered, want: Want, first: impl Fn() -> Reply) -> Reply {
-    let head = || Head::of(first().with_static(API_VERSION, REGISTRY_2));
+    let head = || Head::of(first());
     let content = if want == Want::Body { Content::Bytes(found.bytes()) } else { Content::Empty };
     let mut reply = match found.beside(head) {
         Some(head) => head.reply(content),
@@ -169,6 +169,7 @@ fn described(status: StatusCode, digest: &Digest, verdict: Verdict) -> Reply {
     let mut reply = Reply::empty(status);
     reply.headers.insert(DOCKER_CONTENT_DIGEST, text);
     reply.headers.insert(ETAG, tag);
+    reply.headers.insert(API_VERSION, REGISTRY_2);
     reply.headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     if verdict != Verdict::Local {
         reply.headers.insert(X_CACHE, HeaderValue::from_static(verdict.as_str()));

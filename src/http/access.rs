@@ -12,7 +12,7 @@ use std::task::Poll;
 use futures_util::future::{self, Either, Ready};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use ipnet::IpNet;
 
@@ -220,8 +220,9 @@ pub struct Line {
     /// `None` on the admin socket.
     client: Option<IpAddr>,
     method: Method,
-    uri: Uri,
-    agent: Option<HeaderValue>,
+    /// Copies: the connection reads into the request's own memory again, once nobody holds a part of it.
+    path: String,
+    agent: Option<String>,
     request_id: RequestId,
     note: Note,
     /// `None` until there is a head.
@@ -238,8 +239,9 @@ impl Line {
             start: envelope.clock.now(),
             client: peer.address(),
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            agent: parts.headers.get(USER_AGENT).cloned(),
+            // The path alone: a query may carry a signature.
+            path: clean(parts.uri.path().as_bytes()).into_owned(),
+            agent: parts.headers.get(USER_AGENT).map(|agent| clean(agent.as_bytes()).into_owned()),
             request_id: RequestId::of(parts, peer, &envelope.trusted_proxies),
             note: Note::default(),
             status: None,
@@ -251,7 +253,6 @@ impl Line {
 
     fn write(&self, log: &AccessLog) {
         let now = self.envelope.clock.now();
-        let agent = self.agent.as_ref().map(|agent| clean(agent.as_bytes()));
         let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
         let digest;
         let reference = match &self.note.reference {
@@ -266,8 +267,7 @@ impl Line {
             request_id: self.request_id.as_str(),
             client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
             method: &clean(self.method.as_str().as_bytes()),
-            // The path alone: a query may carry a signature.
-            path: &clean(self.uri.path().as_bytes()),
+            path: &self.path,
             status: self.code(),
             bytes: self.bytes,
             duration_ms: millis(now, self.start),
@@ -279,7 +279,7 @@ impl Line {
             cache: self.note.verdict.map(Verdict::as_str),
             aborted: !self.complete,
             user: user.as_deref(),
-            user_agent: agent.as_deref(),
+            user_agent: self.agent.as_deref(),
         });
     }
 

@@ -126,7 +126,9 @@ impl Front {
         let Shown::Identity(identity) = self.shown(openness, caller, parts) else { return None };
         let visit = Visit { openness, identity };
         let context = visit.context(self, caller, request_id);
-        docker::at_once(&self.engine, &context, parts).map(|reply| visit.signed(reply))
+        let mut reply = docker::at_once(&self.engine, &context, parts)?;
+        visit.sign(&mut reply);
+        Some(reply)
     }
 
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
@@ -151,7 +153,9 @@ impl Front {
                 let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
                 let body = paced.map_err(docker::BodyFault::from);
                 let context = visit.context(self, &caller, &request_id);
-                visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
+                let mut reply = docker::handle(&self.engine, &context, &parts, body).await;
+                visit.sign(&mut reply);
+                reply
             }
         }
     }
@@ -266,10 +270,9 @@ impl Visit {
     }
 
     /// Puts into the log who it was.
-    fn signed(&self, mut reply: Reply) -> Reply {
+    fn sign(&self, reply: &mut Reply) {
         let principal = self.identity.as_ref().ok().map(|identity| &identity.principal);
         let shown = principal.filter(|principal| self.openness.closed && !principal.is_anonymous());
         reply.note.user = shown.map(|principal| principal.label().to_owned());
-        reply
     }
 }

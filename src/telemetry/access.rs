@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::format::{self, DIM, PLAIN, is_plain, push_number};
+use super::format::{self, DIM, PLAIN, is_plain, push_number, push_quoted};
 
 /// What a line says. Texts that a client chose are printable ASCII, cut.
 #[derive(Clone, Copy, Debug)]
@@ -97,47 +97,54 @@ pub(super) const TARGET: &str = "access";
 
 impl Entry<'_> {
     fn tell(&self, fields: &mut impl Fields) {
-        fields.word("req_id", self.request_id);
+        fields.word(name!("req_id"), self.request_id);
         match self.client {
-            Client::Address(address) => fields.address("client", address),
-            Client::By(way) => fields.word("client", way),
+            Client::Address(address) => fields.address(name!("client"), address),
+            Client::By(way) => fields.word(name!("client"), way),
         }
-        fields.word("method", self.method);
-        fields.word("path", self.path);
-        fields.number("status", self.status.into());
-        fields.number("bytes", self.bytes);
-        fields.number("dur_ms", self.duration_ms);
+        fields.word(name!("method"), self.method);
+        fields.word(name!("path"), self.path);
+        fields.number(name!("status"), self.status.into());
+        fields.number(name!("bytes"), self.bytes);
+        fields.number(name!("dur_ms"), self.duration_ms);
         if let Some(first_byte) = self.first_byte_ms {
-            fields.number("ttfb_ms", first_byte);
+            fields.number(name!("ttfb_ms"), first_byte);
         }
-        fields.text("action", self.action);
-        fields.text("repository", self.repository);
-        fields.text("image", self.image);
-        fields.text("reference", self.reference);
-        fields.text("cache", self.cache);
+        fields.quoted(name!("action"), self.action);
+        fields.quoted(name!("repository"), self.repository);
+        fields.quoted(name!("image"), self.image);
+        fields.quoted(name!("reference"), self.reference);
+        fields.quoted(name!("cache"), self.cache);
         if self.aborted {
-            fields.yes("aborted");
+            fields.yes(name!("aborted"));
         }
-        fields.text("user", self.user);
-        fields.text("user_agent", self.user_agent);
+        fields.quoted(name!("user"), self.user);
+        fields.quoted(name!("user_agent"), self.user_agent);
     }
 }
 
-/// One of the two forms. Names are constants where these are called, and so come into the line as such.
+/// A field's name as it comes into a line, in each form.
+struct Name {
+    plain: &'static str,
+    bare: &'static str,
+    json: &'static str,
+}
+
+macro_rules! name {
+    ($name:literal) => {
+        Name { plain: concat!(" ", $name, "="), bare: $name, json: concat!(",\"", $name, "\":") }
+    };
+}
+use name;
+
+/// One of the two forms.
 trait Fields {
     /// A text that needs no quotes to be told from what follows.
-    fn word(&mut self, name: &'static str, value: &str);
-    fn quoted(&mut self, name: &'static str, value: &str);
-    fn number(&mut self, name: &'static str, value: u64);
-    fn address(&mut self, name: &'static str, value: IpAddr);
-    fn yes(&mut self, name: &'static str);
-
-    #[inline]
-    fn text(&mut self, name: &'static str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.quoted(name, value);
-        }
-    }
+    fn word(&mut self, name: Name, value: &str);
+    fn quoted(&mut self, name: Name, value: Option<&str>);
+    fn number(&mut self, name: Name, value: u64);
+    fn address(&mut self, name: Name, value: IpAddr);
+    fn yes(&mut self, name: Name);
 }
 
 struct Text<'a> {
@@ -147,46 +154,44 @@ struct Text<'a> {
 
 impl Text<'_> {
     #[inline]
-    fn name(&mut self, name: &'static str) {
-        self.line.push(' ');
+    fn name(&mut self, name: Name) {
         if self.colours {
-            self.line.push_str(DIM);
-        }
-        self.line.push_str(name);
-        self.line.push('=');
-        if self.colours {
-            self.line.push_str(PLAIN);
+            [" ", DIM, name.bare, "=", PLAIN].into_iter().for_each(|part| self.line.push_str(part));
+        } else {
+            self.line.push_str(name.plain);
         }
     }
 }
 
 impl Fields for Text<'_> {
     #[inline]
-    fn word(&mut self, name: &'static str, value: &str) {
+    fn word(&mut self, name: Name, value: &str) {
         self.name(name);
         self.line.push_str(value);
     }
 
     #[inline]
-    fn quoted(&mut self, name: &'static str, value: &str) {
-        self.name(name);
-        format::push_quoted(self.line, value);
+    fn quoted(&mut self, name: Name, value: Option<&str>) {
+        if let Some(value) = value {
+            self.name(name);
+            push_quoted(self.line, value);
+        }
     }
 
     #[inline]
-    fn number(&mut self, name: &'static str, value: u64) {
+    fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         push_number(self.line, value);
     }
 
     #[inline]
-    fn address(&mut self, name: &'static str, value: IpAddr) {
+    fn address(&mut self, name: Name, value: IpAddr) {
         self.name(name);
         push_address(self.line, value);
     }
 
     #[inline]
-    fn yes(&mut self, name: &'static str) {
+    fn yes(&mut self, name: Name) {
         self.word(name, "true");
     }
 }
@@ -195,50 +200,41 @@ struct Json<'a> {
     line: &'a mut String,
 }
 
-impl Json<'_> {
-    #[inline]
-    fn name(&mut self, name: &'static str) {
-        self.line.push_str(",\"");
-        self.line.push_str(name);
-        self.line.push_str("\":");
-    }
-}
-
 impl Fields for Json<'_> {
     #[inline]
-    fn word(&mut self, name: &'static str, value: &str) {
-        self.quoted(name, value);
+    fn word(&mut self, name: Name, value: &str) {
+        self.quoted(name, Some(value));
     }
 
     #[inline]
-    fn quoted(&mut self, name: &'static str, value: &str) {
-        self.name(name);
+    fn quoted(&mut self, name: Name, value: Option<&str>) {
+        let Some(value) = value else { return };
+        self.line.push_str(name.json);
         if is_plain(value) {
-            self.line.push('"');
-            self.line.push_str(value);
-            self.line.push('"');
+            push_quoted(self.line, value);
         } else {
+            // A String takes whatever is written to it.
             let _ = write!(self.line, "{}", serde_json::Value::from(value));
         }
     }
 
     #[inline]
-    fn number(&mut self, name: &'static str, value: u64) {
-        self.name(name);
+    fn number(&mut self, name: Name, value: u64) {
+        self.line.push_str(name.json);
         push_number(self.line, value);
     }
 
     #[inline]
-    fn address(&mut self, name: &'static str, value: IpAddr) {
-        self.name(name);
+    fn address(&mut self, name: Name, value: IpAddr) {
+        self.line.push_str(name.json);
         self.line.push('"');
         push_address(self.line, value);
         self.line.push('"');
     }
 
     #[inline]
-    fn yes(&mut self, name: &'static str) {
-        self.name(name);
+    fn yes(&mut self, name: Name) {
+        self.line.push_str(name.json);
         self.line.push_str("true");
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn stamp(line: &mut String) {
         *digit += u8::try_from(micros % 10).unwrap_or_default();
         micros /= 10;
     }
-    line.push_str(str::from_utf8(&fraction).expect("digits are ASCII"));
+    line.extend(fraction.map(char::from));
 }
 
 /// Of a line about a request; it grows where there is more.
@@ -167,7 +167,7 @@ pub(super) fn push_number(line: &mut String, mut number: u64) {
             break;
         }
     }
-    line.push_str(str::from_utf8(&digits[first..]).expect("digits are ASCII"));
+    line.extend(digits[first..].iter().copied().map(char::from));
 }
 
 /// Whether a text stands in quotes as it is. All bytes are looked at, without a branch: that is what is fast.
