@@ -102,7 +102,7 @@ impl Envelope {
         }
         line.status = Some(reply.status);
         line.note = std::mem::take(&mut reply.note);
-        let length = announced(&reply);
+        let length = matches!(reply.content, Content::Blob(_)).then(|| announced(&reply)).flatten();
         let request_id = line.request_id.header();
         let body = match (reply.content, length) {
             _ if is_head => ResponseBody::empty(line),

@@ -122,7 +122,7 @@ impl RequestId {
     }
 
     pub fn header(&self) -> HeaderValue {
-        HeaderValue::from_str(self.as_str()).expect("a plain word")
+        HeaderValue::from_bytes(&self.text[..self.len]).expect("a plain word")
     }
 }
 

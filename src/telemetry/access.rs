@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::LogFormat;
 use super::format::{self, DIM, PLAIN, is_plain, push_number, push_quoted};
 
 /// What a line says. Texts that a client chose are printable ASCII, cut.
@@ -55,12 +56,12 @@ pub(super) enum Form {
 const USUAL_LENGTH: usize = 512;
 
 impl AccessLog {
-    /// One JSON object a line, each given whole to `put`.
-    pub fn json(put: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
-        Self::new(Form::Json, put)
+    /// Gives each line, whole, to `put`.
+    pub fn new(format: LogFormat, put: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        Self::of(format.form(), put)
     }
 
-    pub(super) fn new(form: Form, put: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+    fn of(form: Form, put: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
         Self { form, put: Arc::new(put) }
     }
 
@@ -358,7 +359,7 @@ mod tests {
         let kept = Kept::default();
         for form in [Form::Text { colours: false }, Form::Text { colours: true }, Form::Json] {
             let sink = kept.clone();
-            let log = AccessLog::new(form, move |line| sink.put(line));
+            let log = AccessLog::of(form, move |line| sink.put(line));
             for entry in [FULL, SPARSE, six] {
                 let builder = tracing_subscriber::fmt().with_writer(kept.clone());
                 match form {

@@ -97,7 +97,7 @@ pub fn init_server(format: LogFormat, level: &str) -> Result<LogThread, InitErro
     let (lines, thread) = log::start(io::stderr())?;
     set_up(format.form(), level, lines.clone())?;
     if tracing::enabled!(target: access::TARGET, tracing::Level::INFO) {
-        set_access_log(AccessLog::new(format.form(), move |line| lines.put(line)));
+        set_access_log(AccessLog::new(format, move |line| lines.put(line)));
     }
     Ok(thread)
 }

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use binaryrepo::config::{Config, ENV_ADMIN_TOKEN, Sources};
-use binaryrepo::telemetry::{AccessLog, set_access_log};
+use binaryrepo::telemetry::{AccessLog, LogFormat, set_access_log};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -230,6 +230,6 @@ fn record_the_log() {
             .with_ansi(false)
             .with_writer(|| Recorder)
             .init();
-        set_access_log(AccessLog::json(|line| log().extend_from_slice(line)));
+        set_access_log(AccessLog::new(LogFormat::Text, |line| log().extend_from_slice(line)));
     });
 }

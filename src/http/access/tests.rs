@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 
 use super::*;
 use crate::names::RepositoryName;
+use crate::telemetry::LogFormat;
 
 /// Keeps what is logged.
 #[derive(Clone, Default)]
@@ -29,7 +30,7 @@ fn logging(log: &Log) -> Arc<Envelope> {
     let trusted_proxies = vec!["10.0.0.0/8".parse().expect("a net")];
     let kept = log.clone();
     let put = move |line: &[u8]| kept.0.lock().expect("no writer panicked").extend_from_slice(line);
-    let log = Some(AccessLog::json(put));
+    let log = Some(AccessLog::new(LogFormat::Json, put));
     Arc::new(Envelope { metrics: Metrics::new(), log, clock: Clock::new(), trusted_proxies })
 }
 
