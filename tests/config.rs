@@ -243,6 +243,21 @@ fn beyond_loopback_takes_a_word() {
 }
 
 #[test]
+fn a_proxy_on_this_machine_is_beyond_it() {
+    for proxy in ["127.0.0.1", "::1", "127.0.0.0/8", "10.1.2.3"] {
+        let behind = format!("[server]\ntrusted_proxies = [\"{proxy}\"]\n");
+        let open = load(&behind, &[]).expect("readable for commands");
+        assert!(open.check_serving(true).is_ok(), "there is somebody to ask for");
+        let error = open.check_serving(false).expect_err("nobody said so");
+        assert!(error.to_string().contains("trusted_proxies"), "{error}");
+        assert!(error.hint().unwrap_or_default().contains("--open-access"), "{error}");
+        let said = load(&format!("{behind}open_access = true\n"), &[]).expect("right");
+        assert!(said.check_serving(false).is_ok());
+        assert_eq!(said.warnings(), [], "the word is needed");
+    }
+}
+
+#[test]
 fn two_repositories_cannot_be_the_same_thing() {
     let entry = |name: &str, more: &str| {
         format!(

@@ -111,6 +111,22 @@ fn every_field_of_a_repository_is_in_the_readme_with_its_default() {
     }
 }
 
+/// An alert on a metric that is called otherwise never fires.
+#[test]
+fn every_alert_watches_a_metric_that_there_is() {
+    let (alerts, metrics) = (text("ops/prometheus/alerts.yml"), text("src/telemetry/metrics.rs"));
+    let words = alerts.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let watched: BTreeSet<&str> = words.filter_map(|word| word.strip_prefix("binaryrepo_")).collect();
+    for name in &watched {
+        let plain = name.trim_end_matches("_total");
+        assert!(metrics.contains(&format!("\"{plain}\"")), "no metric is called binaryrepo_{name}");
+    }
+    // docs/operations.md calls these worth one.
+    for name in ["damaged_blobs_total", "disk_errors_total", "cache_bypass_total"] {
+        assert!(watched.contains(name), "no alert watches binaryrepo_{name}");
+    }
+}
+
 /// Those that people are told of, and that CI and other targets call.
 const TARGETS: [&str; 13] = [
     "help",

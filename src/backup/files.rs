@@ -39,6 +39,10 @@ pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
 pub(super) fn read(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
@@ -59,7 +63,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Copies and syncs; tells length and digest of what was read.
-pub(super) fn copy(from: &Path, to: &Path) -> io::Result<(u64, Digest)> {
+pub(super) fn copy(from: &File, to: &Path) -> io::Result<(u64, Digest)> {
     let mut target = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(to)?;
     let seen = read_through(from, |bytes| target.write_all(bytes))?;
     target.sync_all()?;
@@ -68,11 +72,10 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<(u64, Digest)> {
 
 /// Length and digest of a file.
 pub(super) fn hash(path: &Path) -> io::Result<(u64, Digest)> {
-    read_through(path, |_| Ok(()))
+    read_through(&open(path)?, |_| Ok(()))
 }
 
-fn read_through(path: &Path, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<(u64, Digest)> {
-    let mut file = File::open(path)?;
+fn read_through(mut file: &File, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<(u64, Digest)> {
     let (mut buffer, mut hasher, mut length) = (vec![0; CHUNK], Hasher::new(Algorithm::Sha256), 0_u64);
     loop {
         match file.read(&mut buffer)? {

@@ -132,7 +132,7 @@ impl Whole {
         progress(&done);
         let failed = |error| io_error("the metadata cannot be brought back", error);
         let (source, target) = (self.dir.join(&self.manifest.metadata.file), data.join(METADATA));
-        let copied = files::copy(&source, &target).map_err(failed)?;
+        let copied = files::open(&source).and_then(|source| files::copy(&source, &target)).map_err(failed)?;
         if !self.manifest.metadata.is(copied) {
             return self.sound(vec![format!("{} has other bytes than before", self.manifest.metadata.file)]);
         }

@@ -29,7 +29,7 @@ pub enum How {
 /// What the server gives: the metadata of one moment, and what belongs to it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Snapshot {
-    /// Removed when it has been taken over.
+    /// Removed as it is taken over.
     metadata: PathBuf,
     schema: u32,
     taken: String,
@@ -66,26 +66,25 @@ pub async fn take<E: From<BackupError>>(
     Ok(taking.finish(snapshot, &lost)?)
 }
 
-/// A snapshot whose file goes with it.
+/// A snapshot that is ours alone: its file has no name any more, and so goes with us however we end.
 struct Held {
     snapshot: Snapshot,
+    metadata: File,
     blobs: BTreeMap<Digest, u64>,
 }
 
 impl Held {
     fn new(snapshot: Snapshot) -> Result<Self, BackupError> {
+        let metadata = files::open(&snapshot.metadata);
+        // The server removes what stays.
+        let _ = files::remove(&snapshot.metadata);
+        let metadata = metadata.map_err(|error| {
+            io_error(format!("the snapshot {} cannot be read", snapshot.metadata.display()), error)
+        })?;
         let parsed = |(digest, size): &(String, u64)| Ok((digest.parse()?, *size));
         let blobs = snapshot.blobs.iter().map(parsed).collect::<Result<_, crate::names::DigestError>>();
-        let mut held = Self { snapshot, blobs: BTreeMap::new() };
-        held.blobs = blobs.map_err(|error| BackupError::Snapshot(error.to_string()))?;
-        Ok(held)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // The server removes what stays.
-        let _ = files::remove(&self.snapshot.metadata);
+        let blobs = blobs.map_err(|error| BackupError::Snapshot(error.to_string()))?;
+        Ok(Self { snapshot, metadata, blobs })
     }
 }
 
@@ -170,7 +169,7 @@ impl Taking {
         let numbers = files::names(&self.dir).map_err(failed)?.unwrap_or_default();
         let number = numbers.iter().filter_map(|name| number(name)).max().unwrap_or(0) + 1;
         let metadata = metadata_name(number);
-        let copied = files::copy(&held.snapshot.metadata, &self.dir.join(&metadata)).map_err(failed)?;
+        let copied = files::copy(&held.metadata, &self.dir.join(&metadata)).map_err(failed)?;
         let list = write_list(&blobs);
         files::write(&self.dir.join(list_name(number)), list.as_bytes()).map_err(failed)?;
         files::sync_directory(&self.dir).map_err(failed)?;
@@ -284,6 +283,19 @@ mod tests {
         let mut left = 0;
         store(backup.path()).expect("a store").scan(&mut |_| left += 1).expect("listed");
         assert_eq!(left, 1);
+    }
+
+    /// However long it takes, nobody can take its snapshot away; killed at any time, it leaves none behind.
+    #[tokio::test]
+    async fn its_snapshot_has_no_name_while_it_is_taken() {
+        let (dir, blobs) = data(&["one"]).await;
+        let backup = tempfile::tempdir().expect("a directory");
+        let ask = async || Ok::<_, BackupError>(snapshot(dir.path(), 1, &blobs));
+        let (metadata, mut named) = (dir.path().join("metadata-1"), 0);
+        let summary =
+            take(dir.path(), backup.path(), How::Copy, ask, |_| named += u64::from(metadata.exists())).await;
+        assert_eq!((summary.expect("taken").blobs, named), (1, 0));
+        assert_eq!(files::read(&backup.path().join("metadata-1.redb")).expect("there"), "rows");
     }
 
     #[tokio::test]

@@ -58,10 +58,15 @@ impl Config {
         if self.server.lets_strangers_in() || users || self.first_admin.is_some() {
             return Ok(());
         }
-        Err(ConfigError::new(format!(
-            "listening on {} lets everyone who reaches this address pull, and there are no users to ask for",
-            self.server.listen
-        ))
+        let listen = self.server.listen;
+        let open = if listen.ip().is_loopback() {
+            format!(
+                "listening on {listen} behind a proxy (trusted_proxies) lets everyone who reaches the proxy"
+            )
+        } else {
+            format!("listening on {listen} lets everyone who reaches this address")
+        };
+        Err(ConfigError::new(format!("{open} pull, and there are no users to ask for"))
         .with_hint(
             "make a user with `binaryrepo user add --admin NAME`, or at the start with --admin-user and \
              --admin-password-file; if everyone may pull, say so with --open-access (or open_access = true under \

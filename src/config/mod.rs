@@ -108,7 +108,12 @@ impl Default for Server {
 impl Server {
     /// Whether anyone who reaches the server may pull while there is nobody to log in as.
     pub fn lets_strangers_in(&self) -> bool {
-        self.listen.ip().is_loopback() || self.open_access
+        self.open_access || !self.is_reached_from_elsewhere()
+    }
+
+    /// A proxy on this machine listens for others: behind it loopback is no wall.
+    fn is_reached_from_elsewhere(&self) -> bool {
+        !self.listen.ip().is_loopback() || !self.trusted_proxies.is_empty()
     }
 }
 

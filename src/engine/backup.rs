@@ -48,7 +48,7 @@ impl Engine {
             let copied = engine.shared.read(move |shared| {
                 let go_on = || !shared.tasks.is_stopping();
                 let file = shared.meta.copy_into(&dir, shared.stamp(), &go_on).map_err(not_copied)?;
-                let (copy, opened) = RedbMeta::open(&file, Options::default()).map_err(not_copied)?;
+                let (copy, opened) = RedbMeta::open(file.path(), Options::default()).map_err(not_copied)?;
                 Ok((look(&copy)?, copy, file, opened.schema))
             });
             let (Found { counts, blobs, go }, copy, file, schema) = copied.await?;
@@ -56,7 +56,7 @@ impl Engine {
                 copy.apply(batch).await.map_err(not_copied)?;
             }
             copy.close().await.map_err(not_copied)?;
-            Ok(Snapshot { file, schema, taken_ms, counts, blobs })
+            Ok(Snapshot { file: file.hand_over(), schema, taken_ms, counts, blobs })
         })
         .await
     }

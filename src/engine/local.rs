@@ -17,6 +17,8 @@ use crate::names::{Digest, MediaType, Reference};
 
 /// A damaged file is set aside and looked for again, once; and what was pushed meanwhile is looked at again.
 const TRIES: usize = 4;
+/// Others change what was asked for.
+const SOON: Duration = Duration::from_secs(1);
 /// An operator must act before a lost blob comes back.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -47,10 +49,14 @@ impl Engine {
                 }
                 Copy::Absent if self.is_only_manifest(digest).await? => return Err(no_blob(scope)),
                 Copy::Suspect => _ = self.verify(scope, digest).await?,
-                Copy::Lost | Copy::Absent => break,
+                Copy::Lost | Copy::Absent => return Err(self.lost_for_good(digest).await),
             }
         }
-        Err(self.lost_for_good(digest).await)
+        // It lies here, or did a moment ago: whoever changes it is faster each time.
+        let message = "the blob is changed all the time; try again";
+        Err(EngineError::new(ErrorKind::Overloaded, message)
+            .with_verdict(Verdict::Local)
+            .with_retry_after(Some(SOON)))
     }
 
     /// Keeps cleanup from taking a link that somebody was just told of. `false`: it was taken, or pushed, meanwhile.

@@ -39,6 +39,7 @@ mod settings;
 mod shared;
 mod sweep;
 mod sweeps;
+mod tidy;
 mod touched;
 mod turns;
 mod unneeded;
@@ -60,7 +61,7 @@ pub use model::{
     Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
-pub use reader::Reader;
+pub use reader::{Reader, Window};
 pub use repositories::Repositories;
 pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};
@@ -153,13 +154,10 @@ impl Engine {
         boot::take_stock_of_drafts(&shared).await;
         let coordination = Coordination::start(&shared);
         let engine = Self { shared: Arc::clone(&shared), coordination: coordination.clone() };
-        if opened.created {
-            for (name, spec) in first {
-                engine.shared.repositories.create(name, spec).await?;
-            }
-        }
+        shared.repositories.make_first(first).await?;
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
-        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination.clone()));
+        shared.tasks.spawn(tidy::tidy(Arc::clone(&shared), coordination));
         shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }
@@ -190,17 +188,12 @@ impl Engine {
         name: &RepositoryName,
         spec: RepositorySpec,
     ) -> Result<Arc<Repository>, EngineError> {
-        let (changed, old) = self.repositories().update(name, spec).await?;
-        if changed.id != old {
-            self.accounts().renumber(old, Some(changed.id)).await?;
-        }
-        Ok(changed)
+        self.repositories().update(name, spec, self.accounts()).await
     }
 
     /// Removes a repository, and what was granted in it.
     pub async fn delete_repository(&self, name: &RepositoryName, purge: bool) -> Result<(), EngineError> {
-        let old = self.repositories().delete(name, purge).await?;
-        self.accounts().renumber(old, None).await
+        self.repositories().delete(name, purge, self.accounts()).await
     }
 
     /// Whether requests can be answered, and what the gauges show.

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::accounts::Accounts;
 use super::model::{EngineError, ErrorKind};
 use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 use crate::clock::{Clock, UnixMillis};
@@ -18,8 +19,8 @@ use crate::meta::{
 use crate::names::{RepositoryId, RepositoryName};
 use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 
-/// No server has more; a page of the metadata holds them all.
-const MOST: usize = 10_000;
+/// 0 is no repository.
+const FIRST_ID: u64 = 1;
 
 /// The repositories by name and by number.
 pub struct Repositories {
@@ -46,16 +47,45 @@ impl Repositories {
             changing: Mutex::new(()),
             retired: std::sync::Mutex::default(),
         };
-        for (id, row) in meta.scan::<RepositoryRow>(&(), None, MOST)? {
+        meta.each::<RepositoryRow, EngineError>(&(), |id, row| {
             if row.retired {
                 this.retire(id);
-                continue;
+                return Ok(());
             }
             let (name, created) = (row.name.clone(), UnixMillis(row.created_ms));
             let kind = this.revive(&name, from_row(row)?)?;
             this.enter(Repository { id, name, kind, created });
-        }
+            Ok(())
+        })?;
         Ok(this)
+    }
+
+    /// Makes the repositories that a data directory starts with, all in one step and at most once: where a repository
+    /// was ever made, somebody may have removed them.
+    pub(super) async fn make_first(
+        &self,
+        first: Vec<(RepositoryName, RepositorySpec)>,
+    ) -> Result<(), EngineError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let numbers = SettingKey::NEXT_REPOSITORY_ID;
+        if first.is_empty() || self.meta.get::<SettingRow>(&numbers)?.is_some() {
+            return Ok(());
+        }
+        let (mut batch, mut made) = (Batch::new(Durability::Durable), Vec::new());
+        let mut next = FIRST_ID;
+        for (name, spec) in first {
+            let created = self.clock.wall();
+            let repository = Repository { id: RepositoryId(next), name, kind: self.kind(spec)?, created };
+            batch.put(&repository.id, &to_row(&repository, false));
+            made.push(repository);
+            next += 1;
+        }
+        batch.put(&numbers, &SettingRow { value: next.into() });
+        self.meta.apply(batch).await?;
+        for repository in made {
+            self.enter(repository);
+        }
+        Ok(())
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
@@ -102,12 +132,13 @@ impl Repositories {
     }
 
     /// A remote that is pointed elsewhere gets a new number, so that nothing of the old upstream is shown, and
-    /// loses its stored password unless the change brings one. Also answers with the number that it had.
+    /// loses its stored password unless the change brings one. What was granted in it stays granted.
     pub(super) async fn update(
         &self,
         name: &RepositoryName,
         spec: RepositorySpec,
-    ) -> Result<(Arc<Repository>, RepositoryId), EngineError> {
+        accounts: &Accounts,
+    ) -> Result<Arc<Repository>, EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         self.check_unique(name, &spec)?;
@@ -115,24 +146,27 @@ impl Repositories {
         let (id, mut batch) = if moved { self.next_id()? } else { (old.id, Batch::new(Durability::Durable)) };
         let repository = Repository { id, name: name.clone(), kind: self.kind(spec)?, created: old.created };
         batch.put(&id, &to_row(&repository, false));
-        if moved {
-            batch.put(&old.id, &to_row(&old, true));
+        if !moved {
+            self.meta.apply(batch).await?;
+            return Ok(self.enter(repository));
         }
+        batch.put(&old.id, &to_row(&old, true));
+        let grants = accounts.renumber(old.id, Some(id), &mut batch).await;
         self.meta.apply(batch).await?;
-        if moved {
-            self.by_id.remove(&old.id);
-            self.retire(old.id);
-        }
-        Ok((self.enter(repository), old.id))
+        grants.done();
+        self.by_id.remove(&old.id);
+        self.retire(old.id);
+        Ok(self.enter(repository))
     }
 
-    /// Removes the repository; its content is unreachable at once and goes in the background. Answers with the
-    /// number that it had.
+    /// Removes the repository, and what was granted in it; its content is unreachable at once and goes in the
+    /// background.
     pub(super) async fn delete(
         &self,
         name: &RepositoryName,
         purge: bool,
-    ) -> Result<RepositoryId, EngineError> {
+        accounts: &Accounts,
+    ) -> Result<(), EngineError> {
         let _one_at_a_time = self.changing.lock().await;
         let old = self.by_name(name.as_str()).ok_or_else(|| unknown(name))?;
         if old.local().is_some() && !purge && self.has_content(&old)? {
@@ -141,11 +175,13 @@ impl Repositories {
         }
         let mut batch = Batch::new(Durability::Durable);
         batch.put(&old.id, &to_row(&old, true));
+        let grants = accounts.renumber(old.id, None, &mut batch).await;
         self.meta.apply(batch).await?;
+        grants.done();
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
         self.retire(old.id);
-        Ok(old.id)
+        Ok(())
     }
 
     /// The numbers whose content is to be removed; the caller does it.
@@ -189,7 +225,8 @@ impl Repositories {
     /// A number that was never given out, and the batch that marks it as given.
     fn next_id(&self) -> Result<(RepositoryId, Batch), EngineError> {
         let key = SettingKey::NEXT_REPOSITORY_ID;
-        let next = self.meta.get::<SettingRow>(&key)?.and_then(|row| row.value.as_u64()).unwrap_or(1);
+        let next = self.meta.get::<SettingRow>(&key)?.and_then(|row| row.value.as_u64());
+        let next = next.unwrap_or(FIRST_ID);
         let mut batch = Batch::new(Durability::Durable);
         batch.put(&key, &SettingRow { value: (next + 1).into() });
         Ok((RepositoryId(next), batch))

@@ -22,6 +22,8 @@ use crate::store::{self, Blob, Trouble};
 
 /// Bytes of one read. Between two the pace is kept.
 const PIECE: usize = 256 << 10;
+/// Manifests of one read; each is up to 4 MiB.
+const MANIFESTS: usize = 16;
 /// Images named for one damaged digest, and damaged digests named in one report.
 const MOST: usize = 100;
 const MOST_DAMAGED: usize = 1_000;
@@ -141,23 +143,19 @@ impl Run {
         let shared = Arc::clone(&self.engine.shared);
         let mut after = None;
         loop {
-            // Each is up to 4 MiB.
-            let page =
-                shared.read(move |shared| Ok(shared.meta.scan::<DocumentRow>(&(), after.as_ref(), 16)?));
-            let page = page.await?;
-            for (digest, row) in &page {
+            let page = shared.read(move |shared| compared(shared, after.as_ref())).await?;
+            for Compared { digest, size, is_right } in &page {
                 if self.is_stopped() {
                     return Ok(false);
                 }
-                let size = row.bytes.len() as u64;
-                self.keep_pace(size).await;
-                if Digest::of(digest.algorithm(), &row.bytes) != *digest {
-                    self.damaged_manifest(*digest, size).await?;
+                self.keep_pace(*size).await;
+                if !is_right {
+                    self.damaged_manifest(*digest, *size).await?;
                 }
-                self.counted(size, |report| report.manifests += 1);
+                self.counted(*size, |report| report.manifests += 1);
             }
-            after = page.last().map(|(digest, _)| *digest);
-            if page.len() < 16 {
+            after = page.last().map(|manifest| manifest.digest);
+            if page.len() < MANIFESTS {
                 return Ok(true);
             }
         }
@@ -216,9 +214,15 @@ impl Run {
         let mut reader = blob.reader(0, blob.size());
         while let Some(piece) = poll_fn(|cx| reader.poll_chunk(cx, PIECE)).await {
             let piece = piece?;
-            hasher.update(&piece);
-            self.counted(piece.len() as u64, |_| {});
-            self.keep_pace(piece.len() as u64).await;
+            let bytes = piece.len() as u64;
+            // Not on a thread that serves: at a high rate requests would wait for it.
+            let hashing = tokio::task::spawn_blocking(move || {
+                hasher.update(&piece);
+                hasher
+            });
+            hasher = hashing.await.map_err(std::io::Error::other)?;
+            self.counted(bytes, |_| {});
+            self.keep_pace(bytes).await;
             if self.is_stopped() {
                 return Ok(None);
             }
@@ -361,6 +365,22 @@ fn needed(shared: &Shared, digest: &Digest) -> Result<Needed, EngineError> {
         Ok(())
     })?;
     Ok(Needed { pushed, images, remotes })
+}
+
+/// A manifest, and whether its bytes are what its digest says.
+struct Compared {
+    digest: Digest,
+    size: u64,
+    is_right: bool,
+}
+
+fn compared(shared: &Shared, after: Option<&Digest>) -> Result<Vec<Compared>, EngineError> {
+    let page = shared.meta.scan::<DocumentRow>(&(), after, MANIFESTS)?;
+    let compare = |(digest, row): (Digest, DocumentRow)| {
+        let is_right = Digest::of(digest.algorithm(), &row.bytes) == digest;
+        Compared { digest, size: row.bytes.len() as u64, is_right }
+    };
+    Ok(page.into_iter().map(compare).collect())
 }
 
 fn total(shared: &Shared) -> Result<u64, EngineError> {

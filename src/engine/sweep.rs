@@ -1,4 +1,4 @@
-//! Owns removing: evicted copies, what retired repositories left; and the regular notes of space and last uses.
+//! Owns removing evicted copies, and the regular notes of space and last uses.
 //! Must not know: why the cache chose a victim.
 
 use std::sync::Arc;
@@ -8,16 +8,13 @@ use std::time::Duration;
 use super::actor::Coordination;
 use super::blobs::{self, Copy};
 use super::documents;
-use super::model::{EngineError, ErrorKind};
+use super::model::EngineError;
 use super::shared::Shared;
 use super::uploads;
 use crate::cache::Event;
 use crate::clock::UnixMillis;
-use crate::meta::{
-    Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, LinkRow, MetaError, MetaExt as _,
-    ReferrerRow, RepositoryRow, TagRow,
-};
-use crate::names::{Digest, RepositoryId};
+use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, MetaError, MetaExt as _};
+use crate::names::Digest;
 
 /// Rows removed in one commit, so that other writers get their turn.
 pub(super) const ROWS: usize = 1_000;
@@ -146,15 +143,11 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
     }
 }
 
-/// Runs until the stop: space, last uses, documents, old drafts, and what removed repositories left.
+/// Runs until the stop: space, last uses, documents, old drafts.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
     let mut notes_due = shared.clock.now().after(NOTES_EVERY);
     loop {
         shares(&shared, &coordination).await;
-        for id in shared.repositories.take_retired() {
-            coordination.tell(Event::Share { upstream: id.0, limit: None }).await;
-            clear_retired(&shared, id).await;
-        }
         let out_of_turn = tokio::select! {
             () = tokio::time::sleep(SPACE_EVERY) => false,
             () = shared.room.wanted() => true,
@@ -236,51 +229,4 @@ fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError
         }
     }
     Ok(batch)
-}
-
-/// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came
-/// between the last look and that, since with the row nothing can be noted for it any more. Its blobs stay, unseen,
-/// until room is wanted.
-async fn clear_retired(shared: &Arc<Shared>, id: RepositoryId) {
-    uploads::give_up_all(shared, id).await;
-    let cleared = async {
-        clear_rows(shared, id).await?;
-        let mut last = Batch::new(Durability::Relaxed);
-        last.delete::<RepositoryRow>(&id);
-        shared.meta.apply(last).await?;
-        clear_rows(shared, id).await
-    };
-    if let Err(error) = cleared.await {
-        tracing::warn!(%id, %error, "a removed repository's rows stay until the next start");
-    }
-}
-
-async fn clear_rows(shared: &Arc<Shared>, id: RepositoryId) -> Result<(), EngineError> {
-    while let Some(page) = shared.read(move |shared| clear_page(shared, id)).await? {
-        if shared.tasks.is_stopping() {
-            return Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping"));
-        }
-        shared.meta.apply(page).await?;
-    }
-    Ok(())
-}
-
-/// `None`: nothing is left.
-fn clear_page(shared: &Shared, id: RepositoryId) -> Result<Option<Batch>, EngineError> {
-    let mut batch = Batch::new(Durability::Relaxed);
-    let links = shared.meta.scan::<LinkRow>(&id, None, ROWS)?;
-    let tags = shared.meta.scan::<TagRow>(&id, None, ROWS)?;
-    let referrers = shared.meta.scan::<ReferrerRow>(&id, None, ROWS)?;
-    for (key, _) in &links {
-        batch.delete::<LinkRow>(key);
-        batch.delete::<HolderRow>(&(key.2, key.0, key.1.clone()));
-    }
-    for (key, _) in &tags {
-        batch.delete::<TagRow>(key);
-    }
-    for (key, _) in &referrers {
-        batch.delete::<ReferrerRow>(key);
-    }
-    let empty = links.is_empty() && tags.is_empty() && referrers.is_empty();
-    Ok((!empty).then_some(batch))
 }

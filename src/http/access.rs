@@ -16,7 +16,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use ipnet::IpNet;
 
-use super::body::{ResponseBody, Witness};
+use super::body::{ResponseBody, Way, Witness};
 use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
@@ -71,25 +71,27 @@ impl Envelope {
         let caller = Caller::read(&parts, peer, &self.trusted_proxies).map_err(HeadFault::from);
         let caller = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
             Ok(caller) => caller,
-            Err(fault) => return now(self.send(rejected(&fault), line, is_head)),
+            Err(fault) => return now(self.send(rejected(&fault), line, is_head, Way::Copied)),
         };
         line.client = caller.client;
+        // A proxy reads the bytes itself, and on this machine that costs it more than it saves us.
+        let way = if caller.proxied { Way::Copied } else { Way::Windows };
         let arrival = Arrival { parts, body, caller, request_id: line.request_id };
         let reply = catch_unwind(AssertUnwindSafe(|| at_once(&arrival)))
             .unwrap_or_else(|_| Some(panic_reply(line.request_id.as_str())));
         if let Some(reply) = reply {
-            return now(self.send(reply, line, is_head));
+            return now(self.send(reply, line, is_head, way));
         }
         let waiting = later(arrival);
         // Boxed: it is large and rare, and what is answered at once would be moved about in as large a place.
         Either::Right(Box::pin(async move {
             let handled = guarded(pin!(waiting)).await;
             let reply = handled.unwrap_or_else(|Panicked| panic_reply(line.request_id.as_str()));
-            self.send(reply, line, is_head)
+            self.send(reply, line, is_head, way)
         }))
     }
 
-    fn send(&self, mut reply: Reply, mut line: Box<Line>, is_head: bool) -> Answered {
+    fn send(&self, mut reply: Reply, mut line: Box<Line>, is_head: bool, way: Way) -> Answered {
         if let Content::Bytes(bytes) = &reply.content {
             reply.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
         }
@@ -106,7 +108,9 @@ impl Envelope {
         let request_id = line.request_id.header();
         let body = match (reply.content, length) {
             _ if is_head => ResponseBody::empty(line),
-            (Content::Blob(reader), Some(length)) => ResponseBody::blob(reader, length, &self.metrics, line),
+            (Content::Blob(reader), Some(length)) => {
+                ResponseBody::blob(reader, length, way, &self.metrics, line)
+            }
             (Content::Bytes(bytes), _) => ResponseBody::bytes(bytes, line),
             (Content::Empty | Content::Blob(_), _) => ResponseBody::empty(line),
         };
@@ -307,6 +311,9 @@ impl Drop for Line {
             self.write(log);
         }
         record(&self.envelope.metrics, &self.note, self.code(), self.bytes);
+        if !self.complete {
+            self.envelope.metrics.aborted();
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Caller {
     pub secure: bool,
     /// `X-Forwarded-Prefix` of a trusted proxy, without a slash at its end.
     pub prefix: Option<String>,
+    /// A proxy stands between, trusted or not.
+    pub proxied: bool,
     /// From this machine, and no proxy has left a trace.
     pub direct: bool,
 }
@@ -153,13 +155,15 @@ impl Caller {
             Some(text) => checked_host(text)?,
             None => own_host,
         };
+        let traced = headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name));
         Ok(Self {
             peer,
             client,
             host: host.to_owned(),
             secure: forwarded(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")),
             prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
-            direct: peer.is_loopback() && !headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name)),
+            proxied: by_proxy || traced,
+            direct: peer.is_loopback() && !traced,
         })
     }
 }

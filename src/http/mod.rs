@@ -8,6 +8,7 @@ mod caller;
 mod credentials;
 mod door;
 mod listener;
+mod outlet;
 mod watched;
 
 pub use auth::Gate;

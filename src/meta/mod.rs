@@ -7,10 +7,10 @@ mod redb;
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 
-pub use self::redb::{Opened, Options, RedbMeta, SCHEMA, has_rows};
+pub use self::redb::{CopyFile, Opened, Options, RedbMeta, SCHEMA, has_rows};
 pub use batch::{Batch, Durability};
 pub use record::{
     AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
@@ -141,9 +141,9 @@ pub trait Meta: Send + Sync + 'static {
     fn apply(&self, batch: Batch) -> Applying;
 
     /// Writes all rows as they are at one moment into a file of their own in `dir`, which another store can be opened
-    /// on, and answers its path. Blocks; readers and writers go on meanwhile. `stamp` is now, in microseconds since 1970,
+    /// on. Blocks; readers and writers go on meanwhile. `stamp` is now, in microseconds since 1970,
     /// and never the same twice; `go_on` is asked now and then.
-    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError>;
+    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<CopyFile, MetaError>;
 
     /// Makes everything durable, marks the stop as orderly and releases the file. Whatever comes
     /// afterwards is answered with [`MetaError::Closed`]; closing twice is no error.

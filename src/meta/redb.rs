@@ -16,7 +16,7 @@ mod upgrade;
 mod writer;
 
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -30,6 +30,7 @@ use redb::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
+pub use self::copy::CopyFile;
 use self::file::{FileMedium, Medium, Opening};
 pub use self::upgrade::SCHEMA;
 use self::writer::{Message, Reply, Writer};
@@ -202,7 +203,7 @@ impl Meta for RedbMeta {
         self.send(move |reply| Message::Apply(batch, reply))
     }
 
-    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+    fn copy_into(&self, dir: &Path, stamp: u64, go_on: &dyn Fn() -> bool) -> Result<CopyFile, MetaError> {
         // Only the beginning holds the lock: a reopening need not wait for the end, and ends the copy.
         let transaction = self.shared.state().database().map_err(read_error)?.begin_read();
         copy::copy(&transaction.map_err(read_error)?, dir, stamp, go_on)

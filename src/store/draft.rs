@@ -253,16 +253,11 @@ impl Draft {
         if let Err(error) = self.finish_sync().await {
             return Err(self.refuse(error.to_string()));
         }
-        let (digest, lane) = (*digest, self.parts.lane.clone());
-        // The job owns the draft: it comes to its end also where the caller stops waiting.
-        match durability {
-            Durability::Relaxed => lane.run(move || self.publish_now(&digest, durability)).await,
-            // It waits for the disk, and many at once share what they wait for: a thread for each.
-            Durability::Durable => {
-                let publishing = tokio::task::spawn_blocking(move || self.publish_now(&digest, durability));
-                publishing.await.map_err(io::Error::other)?
-            }
-        }
+        let digest = *digest;
+        // The job owns the draft: it comes to its end also where the caller stops waiting. It waits for the disk, or
+        // compares what lies there already: on a writer thread the appends of others would wait behind it.
+        let publishing = tokio::task::spawn_blocking(move || self.publish_now(&digest, durability));
+        publishing.await.map_err(io::Error::other)?
     }
 
     fn publish_now(mut self, digest: &Digest, durability: Durability) -> io::Result<Blob> {

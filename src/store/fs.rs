@@ -13,6 +13,7 @@ use super::layout::Layout;
 use super::reader::Blob;
 use super::writer::Writers;
 use super::{DraftId, Store};
+use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
 /// How much room there is on the disk, in bytes.
@@ -21,6 +22,13 @@ pub struct Space {
     pub total: u64,
     /// What an ordinary process may still fill.
     pub free: u64,
+}
+
+/// How much went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// One thing that lies in the store.
@@ -116,6 +124,10 @@ impl Store for FsStore {
 
     fn quarantine(&self, digest: &Digest, damaged: Option<&Blob>) -> io::Result<bool> {
         self.layout.quarantine(digest, damaged.map(Blob::identity).transpose()?)
+    }
+
+    fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed> {
+        self.layout.trim_quarantine(since, most)
     }
 
     fn remove_draft(&self, id: DraftId) -> io::Result<bool> {

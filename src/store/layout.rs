@@ -16,7 +16,8 @@ use rustix::io::Errno;
 use super::faults::{Call, Faults};
 use super::file::Identity;
 use super::trouble::named;
-use super::{DraftId, Scan, Space};
+use super::{DraftId, Removed, Scan, Space};
+use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
@@ -191,7 +192,7 @@ impl Layout {
     /// The last damaged file of a digest is kept, for a person to look at; an earlier one makes way.
     pub(super) fn quarantine(&self, digest: &Digest, only: Option<Identity>) -> io::Result<bool> {
         let blob = blob_name(digest);
-        let aside = format!("{QUARANTINE}/{}-{}", digest.algorithm().as_str(), digest.hex());
+        let aside = aside_name(digest);
         if only.is_some() && self.identity(&blob) != only {
             return Ok(false);
         }
@@ -206,6 +207,28 @@ impl Layout {
             };
         }
         Ok(true)
+    }
+
+    /// From the newest on, as much is kept as has room.
+    pub(super) fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed> {
+        let mut aside = Vec::new();
+        self.list(QUARANTINE, |name, _, stat| {
+            // What a person has put there is theirs.
+            if let Some(digest) = aside_digest(name).filter(|_| is_file(stat)) {
+                aside.push((moved_at(stat), digest, size(stat)));
+            }
+        })?;
+        aside.sort_unstable();
+        let (mut held, mut removed) = (0_u64, Removed::default());
+        for (at, digest, size) in aside.into_iter().rev() {
+            held = held.saturating_add(size);
+            let stays = held <= most && at >= u128::from(since.0) * 1_000_000;
+            if !stays && self.remove(&aside_name(&digest))? {
+                removed.files += 1;
+                removed.bytes += size;
+            }
+        }
+        Ok(removed)
     }
 
     fn identity(&self, name: &str) -> Option<Identity> {
@@ -348,6 +371,22 @@ fn shard_name(digest: &Digest) -> String {
 
 fn blob_name(digest: &Digest) -> String {
     format!("{}/{}", shard_name(digest), digest.hex())
+}
+
+fn aside_name(digest: &Digest) -> String {
+    format!("{QUARANTINE}/{}-{}", digest.algorithm().as_str(), digest.hex())
+}
+
+/// Only what `aside_name` writes.
+fn aside_digest(name: &OsStr) -> Option<Digest> {
+    let (algorithm, hex) = name.to_str()?.split_once('-')?;
+    format!("{algorithm}:{hex}").parse().ok()
+}
+
+/// Nanoseconds since 1970. A move leaves the time of the last write as it was, and changes that of the inode.
+fn moved_at(stat: &Stat) -> u128 {
+    let seconds = u128::try_from(stat.st_ctime).unwrap_or_default();
+    seconds * 1_000_000_000 + u128::from(stat.st_ctime_nsec)
 }
 
 fn is_file(stat: &Stat) -> bool {

@@ -15,13 +15,15 @@ mod writer;
 pub use draft::{Asleep, Checkpoint, Draft, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
-pub use fs::{FsStore, Scan, Space};
-pub use reader::{Blob, Reader};
+pub use file::SendError;
+pub use fs::{FsStore, Removed, Scan, Space};
+pub use reader::{Blob, Reader, Window};
 pub use tail::{End, Progress, Tail};
 pub use trouble::Trouble;
 
 use std::io;
 
+use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
 /// The number of a draft: its file name under `tmp/`.
@@ -65,6 +67,8 @@ pub trait Store: Send + Sync + 'static {
     /// Sets a damaged file aside, out of every reader's way. With `damaged`, only that very file: what was published
     /// since it was opened stays.
     fn quarantine(&self, digest: &Digest, damaged: Option<&Blob>) -> io::Result<bool>;
+    /// Removes what was set aside before `since`, and of the rest the oldest, so that about `most` bytes are left.
+    fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed>;
     fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
     /// Lists the blobs, and what is not ours, for the boot.
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;

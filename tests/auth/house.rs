@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use binaryrepo::config::{Config, ENV_ADMIN_TOKEN, Sources};
+use binaryrepo::config::{Config, ENV_ADMIN_TOKEN, FirstAdmin, Sources};
 use binaryrepo::telemetry::{AccessLog, LogFormat, set_access_log};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ pub struct House {
 impl House {
     /// Without users.
     pub async fn open() -> Self {
-        Self::with("").await
+        Self::with("open_access = true", None).await
     }
 
     /// With eve, ada and bob.
@@ -57,9 +57,9 @@ impl House {
     }
 
     pub async fn with_users(more: &str) -> Self {
-        let house = Self::with(more).await;
-        for ((name, password), admin) in [(EVE, true), (ADA, false), (BOB, false)] {
-            let body = json!({ "name": name, "password": password, "admin": admin });
+        let house = Self::with(more, Some(EVE)).await;
+        for (name, password) in [ADA, BOB] {
+            let body = json!({ "name": name, "password": password });
             assert_eq!(house.manage("POST", "/api/users", Some(&body)).await.status, 201);
         }
         house.grant("ada", "docker-local", "team/*", "write").await;
@@ -67,15 +67,15 @@ impl House {
         house
     }
 
-    /// `more` goes into the section `[server]`.
-    pub async fn with(more: &str) -> Self {
+    /// `more` goes into the section `[server]`; `admin` is who the first start makes.
+    async fn with(more: &str, admin: Option<(&str, &str)>) -> Self {
         record_the_log();
         let registry = Registry::open().await;
         let image = Image::new(7, &[2_000]);
         registry.add_image("library/redis", "7", &image);
         registry.add_image("team/app", "1", &image);
         let dir = tempfile::tempdir().unwrap();
-        let (address, stop, server) = start(&dir, &registry, more).await;
+        let (address, stop, server) = start(&dir, &registry, more, admin).await;
         Self { address, registry, image, dir, more: more.to_owned(), stop, server }
     }
 
@@ -84,7 +84,7 @@ impl House {
         let Self { registry, image, dir, more, stop, server, .. } = self;
         drop(stop);
         server.await.unwrap();
-        let (address, stop, server) = start(&dir, &registry, &more).await;
+        let (address, stop, server) = start(&dir, &registry, &more, None).await;
         Self { address, registry, image, dir, more, stop, server }
     }
 
@@ -132,8 +132,18 @@ impl House {
     }
 }
 
-async fn start(dir: &TempDir, registry: &Registry, more: &str) -> (SocketAddr, DropGuard, JoinHandle<()>) {
-    let config = config(dir, &settings(registry, more));
+async fn start(
+    dir: &TempDir,
+    registry: &Registry,
+    more: &str,
+    admin: Option<(&str, &str)>,
+) -> (SocketAddr, DropGuard, JoinHandle<()>) {
+    let mut config = config(dir, &settings(registry, more));
+    config.first_admin = admin.map(|(name, password)| {
+        let password_file = dir.path().join("password");
+        std::fs::write(&password_file, password).unwrap();
+        FirstAdmin { name: name.parse().unwrap(), password_file }
+    });
     let stop = CancellationToken::new();
     let (tell, told) = oneshot::channel();
     let shutdown = stop.clone();

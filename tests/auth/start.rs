@@ -74,6 +74,21 @@ async fn beyond_loopback_there_must_be_somebody_or_a_word() {
     assert_eq!(ask(&dir, BEYOND, None, Some(("root", PASSWORD))).await.ok(), Some(200));
 }
 
+/// A proxy on this machine brings whoever reaches it.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_here_there_must_be_somebody_or_a_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let behind = BEYOND
+        .replace("listen = \"0.0.0.0:0\"", "listen = \"127.0.0.1:0\"\ntrusted_proxies = [\"127.0.0.1\"]");
+    let refused = ask(&dir, &behind, None, None).await.expect_err("open by mistake");
+    assert!(matches!(refused, StartError::Config(_)), "{refused}");
+    let word = behind.replace("[storage]", "open_access = true\n[storage]");
+    assert_eq!(ask(&dir, &word, None, None).await.ok(), Some(200));
+    let file = password_file(&dir, PASSWORD);
+    assert_eq!(ask(&dir, &behind, first("root", file), None).await.ok(), Some(401));
+    assert_eq!(ask(&dir, &behind, None, Some(("root", PASSWORD))).await.ok(), Some(200));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_administrator_is_made_once() {
     let dir = tempfile::tempdir().unwrap();

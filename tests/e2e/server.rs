@@ -51,6 +51,9 @@ impl Server {
             .arg(&data)
             .arg("--config")
             .arg(&config);
+        if door == Door::Open {
+            command.arg("--open-access");
+        }
         if door == Door::Users {
             let password = dir.join("admin.password");
             fs::write(&password, ADMIN.1)?;

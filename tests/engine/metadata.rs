@@ -1,11 +1,42 @@
 //! A metadata store that takes no writes, for a while or for good: pulls go on.
 
-use binaryrepo::engine::{Verdict, Want};
+use binaryrepo::engine::{Settings, Verdict, Want};
+use binaryrepo::meta::{Batch, Durability, Meta as _, Row, Table};
+use binaryrepo::names::{Algorithm, Digest};
 
-use super::house::House;
-use super::rig::Mood;
+use super::house::{House, roomy};
+use super::rig::{Disk, Mood};
 use super::support::image::Image;
 use super::support::upstream::Registry;
+
+/// A row that no version wrote.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Garbage;
+
+impl Row for Garbage {
+    const TABLE: Table = Table::Copy;
+    type Key = Digest;
+}
+
+/// A snapshot that failed half way used to leave its copy of the metadata.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_fails_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { copies: Some(dir.path().to_owned()), ..roomy() };
+    let house = House::open(dir, settings, Disk::default()).await;
+    let left = || {
+        let names = std::fs::read_dir(house.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("backup-")).count()
+    };
+    let taken = house.engine.snapshot().await.unwrap();
+    assert_eq!(left(), 1, "whoever asked takes it away");
+    std::fs::remove_file(taken.file).unwrap();
+    let mut batch = Batch::new(Durability::Durable);
+    batch.put(&Digest::of(Algorithm::Sha256, b"x"), &Garbage);
+    house.ledger.apply(batch).await.unwrap();
+    house.engine.snapshot().await.expect_err("what a row says is needed");
+    assert_eq!(left(), 0);
+}
 
 const SIZE: usize = 200_000;
 

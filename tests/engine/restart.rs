@@ -3,13 +3,15 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use binaryrepo::engine::{MaxSize, Settings, Verdict, Want};
+use binaryrepo::engine::{Engine, LocalSpec, MaxSize, RepositorySpec, Settings, Verdict, Want};
 use binaryrepo::meta::{
     Batch, ContentRow, CopyRow, Durability, HolderRow, Meta as _, MetaExt as _, Options as Meta, RedbMeta,
+    RepositoryRow,
 };
 use binaryrepo::names::{Digest, RepositoryId};
+use binaryrepo::telemetry::Metrics;
 
-use super::house::{House, drain};
+use super::house::{House, drain, roomy};
 use super::rig::Disk;
 use super::support::fault::Fault;
 use super::support::image::Image;
@@ -34,6 +36,52 @@ async fn what_is_cached_survives_a_restart() {
         assert_eq!(drain(answer.reader.unwrap()).await.whole(), blob.bytes);
     }
     assert_eq!(registry.asked("/blobs/").len(), 3);
+}
+
+/// Killed just after the metadata file was made, a new directory used to be taken for one that somebody had emptied.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_repositories_come_also_after_a_first_start_that_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(RedbMeta::open(&dir.path().join("meta.redb"), Meta::default()).unwrap());
+    let start = async || {
+        let first =
+            ["one", "two"].map(|name| (name.parse().unwrap(), RepositorySpec::Local(LocalSpec::default())));
+        Engine::open(dir.path(), roomy(), Metrics::new(), first.to_vec()).await.unwrap()
+    };
+    let names = |engine: &Engine| -> Vec<_> {
+        engine.repositories().list().iter().map(|repository| repository.name.to_string()).collect()
+    };
+    let engine = start().await;
+    assert_eq!(names(&engine), ["one", "two"]);
+    // What an administrator removes stays removed.
+    for name in ["one", "two"] {
+        engine.delete_repository(&name.parse().unwrap(), false).await.unwrap();
+    }
+    engine.shutdown().await;
+    drop(engine);
+    assert_eq!(names(&start().await), [""; 0]);
+}
+
+/// Those with the highest numbers were not there any more after a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_repositories_are_there_after_a_restart_however_many() {
+    const MANY: u64 = 10_010;
+    let house = House::open(tempfile::tempdir().unwrap(), roomy(), Disk::default()).await;
+    house
+        .engine
+        .repositories()
+        .create("r0".parse().unwrap(), RepositorySpec::Local(LocalSpec::default()))
+        .await
+        .unwrap();
+    let made = house.ledger.scan::<RepositoryRow>(&(), None, 1).unwrap().remove(0);
+    let mut batch = Batch::new(Durability::Durable);
+    for number in 1..MANY {
+        let row = RepositoryRow { name: format!("r{number}").parse().unwrap(), ..made.1.clone() };
+        batch.put(&RepositoryId(made.0.0 + number), &row);
+    }
+    house.ledger.apply(batch).await.unwrap();
+    let house = house.restart().await;
+    assert_eq!(house.engine.repositories().list().len() as u64, MANY);
 }
 
 #[tokio::test(flavor = "multi_thread")]

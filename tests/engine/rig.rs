@@ -1,11 +1,11 @@
 //! A disk and a metadata store that fail as a test says.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use binaryrepo::meta::{Applying, Batch, Durability, Meta, MetaError, Pair, Table};
+use binaryrepo::meta::{Applying, Batch, CopyFile, Durability, Meta, MetaError, Pair, Table};
 use binaryrepo::store::{Call, Faults, Strike};
 use rustix::io::Errno;
 
@@ -137,6 +137,12 @@ pub enum Mood {
     Panics,
     /// Panics in whoever notes next that a blob lies here, once.
     PanicsAtCopy,
+    /// Takes one batch, and no write afterwards.
+    DiesAfterOne,
+    /// Never answers who changes tags.
+    HoldsTags,
+    /// Somebody else was faster wherever it is noted who holds a digest.
+    ConflictsAtHolder,
 }
 
 /// A metadata store with moods, which counts the rows that are read.
@@ -207,6 +213,17 @@ impl Meta for Ledger {
                 Box::pin(async { Err(MetaError::WriteDead("the disk takes no writes".to_owned())) })
             }
             Mood::Closed => Box::pin(async { Err(MetaError::Closed) }),
+            Mood::DiesAfterOne => {
+                self.is(Mood::Dead);
+                self.inner.apply(batch)
+            }
+            Mood::HoldsTags if format!("{batch:?}").contains("table: Tag") => {
+                Box::pin(std::future::pending())
+            }
+            Mood::ConflictsAtHolder if format!("{batch:?}").contains("table: Holder") => {
+                Box::pin(async { Err(MetaError::Conflict(Table::Holder)) })
+            }
+            Mood::HoldsTags | Mood::ConflictsAtHolder => self.inner.apply(batch),
             Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
             Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);
@@ -215,7 +232,7 @@ impl Meta for Ledger {
         }
     }
 
-    fn copy_into(&self, dir: &Path, now: u64, go_on: &dyn Fn() -> bool) -> Result<PathBuf, MetaError> {
+    fn copy_into(&self, dir: &Path, now: u64, go_on: &dyn Fn() -> bool) -> Result<CopyFile, MetaError> {
         self.inner.copy_into(dir, now, go_on)
     }
 

@@ -56,7 +56,7 @@ struct Scene {
 impl Scene {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let flags = ["--log-level", "debug", "--set", "server.trusted_proxies=127.0.0.2/32"];
+        let flags = ["--log-level", "debug", "--open-access", "--set", "server.trusted_proxies=127.0.0.2/32"];
         Self { server: Process::start(&data, &flags), _data: data }
     }
 

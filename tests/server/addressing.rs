@@ -9,7 +9,8 @@ use super::support::upstream::{Options, Registry};
 
 /// Trusted in these tests; 127.0.0.1 is not.
 const PROXY: &str = "127.0.0.2";
-const TRUSTING: super::house::Settings<'_> = &[("server.trusted_proxies", "127.0.0.2/32")];
+const TRUSTING: super::house::Settings<'_> =
+    &[("server.trusted_proxies", "127.0.0.2/32"), ("server.open_access", "true")];
 
 /// One image in its five ways: before `/manifests/`, behind it, and the host, where it matters.
 const WAYS: [(&str, &str, Option<&str>); 8] = [

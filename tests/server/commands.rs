@@ -190,7 +190,7 @@ async fn healthcheck_asks_the_server_that_the_configuration_names() {
 async fn check_config_prints_what_could_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("binaryrepo.toml");
-    let written = "[server]\nlisten = \"127.0.0.1:5000\"\nbody_timeout = \"7s\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n\
+    let written = "[server]\nlisten = \"127.0.0.1:5000\"\nbody_timeout = \"7s\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nopen_access = true\n\
         [[repository]]\nname = \"hub\"\nrepo_type = \"remote\"\nremote_url = \"https://registry-1.docker.io\"\n\
         username = \"ada\"\npassword = \"canary\"\nmirrors = [\"https://mirror.test\"]\nmax_size = \"1GiB\"\n";
     std::fs::write(&file, written).unwrap();

@@ -158,7 +158,8 @@ async fn rule_08_a_mirror_never_asks_for_a_log_in() {
     let access = || Access::basic("ada", "secret");
     let registry = Registry::start(Options { access: access(), ..Options::default() }).await;
     registry.add_image("library/redis", "7", &image);
-    let house = House::with(&[("server.trusted_proxies", "127.0.0.2/32")]).await;
+    let house =
+        House::with(&[("server.trusted_proxies", "127.0.0.2/32"), ("server.open_access", "true")]).await;
     let put = async |form| house.api("PUT", "/api/repository/docker-remote", &form).await;
     let url = registry.url().to_string();
     let paths = [
@@ -285,7 +286,8 @@ async fn rule_13_addresses_that_are_handed_out_are_the_clients_own() {
     for tag in ["7", "8"] {
         registry.add_image("library/redis", tag, &image);
     }
-    let settings: Settings<'_> = &[("server.trusted_proxies", "127.0.0.2/32")];
+    let settings: Settings<'_> =
+        &[("server.trusted_proxies", "127.0.0.2/32"), ("server.open_access", "true")];
     let house = House::beside_with(&registry, settings, json!({})).await;
     for from in ["127.0.0.1", "127.0.0.2"] {
         let through = |ask: Ask| {

@@ -40,7 +40,7 @@ async fn every_request_has_one_line_that_can_be_found_by_its_id() {
     let image = Image::new(1401, &[100_000]);
     registry.add_image("library/redis", "7", &image);
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--set", "server.trusted_proxies=127.0.0.2/32"];
+    let flags = ["--open-access", "--set", "server.trusted_proxies=127.0.0.2/32"];
     let server = Process::start(&dir, &flags);
     let form = json!({ "remote_url": registry.url().as_str() });
     server.send(Ask::new("PUT", "/api/repository/docker-remote").json(&form)).await;

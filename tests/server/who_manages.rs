@@ -3,8 +3,11 @@
 use super::client::Ask;
 use super::house::House;
 
-const TRUSTING: super::house::Settings<'_> =
-    &[("server.trusted_proxies", "127.0.0.2/32"), ("server.api_hosts", "manage.test")];
+const TRUSTING: super::house::Settings<'_> = &[
+    ("server.trusted_proxies", "127.0.0.2/32"),
+    ("server.open_access", "true"),
+    ("server.api_hosts", "manage.test"),
+];
 
 fn list() -> Ask {
     Ask::get("/api/repository")

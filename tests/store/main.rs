@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use binaryrepo::clock::{Clock, UnixMillis};
 use binaryrepo::names::{Algorithm, Digest};
 use binaryrepo::store::*;
 
@@ -190,6 +191,22 @@ async fn a_blob_cut_short_breaks_its_reader_off() {
     assert!(!house.store.quarantine(&digest, None).unwrap());
     assert!(house.store.open(&digest).unwrap().is_none());
     assert_eq!(fs::read_dir(house.dir.path().join("quarantine")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_goes_with_time() {
+    let house = House::new();
+    let (digest, _) = house.published(1, &content(100 * KIB)).await;
+    assert!(house.store.quarantine(&digest, None).unwrap());
+    let now = Clock::new().wall().0;
+    let trimmed = |since: u64| {
+        let removed = house.store.trim_quarantine(UnixMillis(since), u64::MAX).unwrap();
+        (removed.files, removed.bytes)
+    };
+    let hour = 3_600_000;
+    assert_eq!(trimmed(now - hour), (0, 0));
+    assert_eq!(trimmed(now + hour), (1, 100 * KIB as u64));
+    assert_eq!(trimmed(now + hour), (0, 0));
 }
 
 /// Somebody finds a blob damaged; before they set it aside, a push puts synced bytes in its place. Moving whatever

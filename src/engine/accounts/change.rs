@@ -199,50 +199,6 @@ impl Accounts {
         Ok(())
     }
 
-    /// A repository got another number, being pointed elsewhere: what was granted in it stays granted.
-    /// `None`: it was removed, and so are its grants.
-    pub(in crate::engine) async fn renumber(
-        &self,
-        old: RepositoryId,
-        new: Option<RepositoryId>,
-    ) -> Result<(), EngineError> {
-        let _one_at_a_time = self.changing.lock().await;
-        let mut book = Book::clone(&self.book.load());
-        let mut batch = Batch::new(Durability::Durable);
-        for account in self.list() {
-            let mut changed = Account::clone(&account);
-            changed.grants.retain_mut(|grant| {
-                if grant.repository != Some(old) {
-                    return true;
-                }
-                batch.delete::<GrantRow>(&grant_key(account.id, grant));
-                grant.repository = new;
-                if new.is_some() {
-                    batch.put(&grant_key(account.id, grant), &GrantRow { role: grant.role });
-                }
-                new.is_some()
-            });
-            if changed != *account {
-                book.enter(changed);
-            }
-        }
-        // A removed repository's number stays in the scopes of tokens: without any scope they would be worth more.
-        let moved = book.tokens().filter(|_| new.is_some()).filter_map(|(digest, token)| {
-            let mut changed = AccessToken::clone(token);
-            for scope in changed.scopes.iter_mut().filter(|scope| scope.repository == Some(old)) {
-                scope.repository = new;
-            }
-            (changed != **token).then_some((*digest, changed))
-        });
-        for (digest, token) in moved.collect::<Vec<_>>() {
-            batch.put(&digest, &token_row(&token));
-            book.enter_token(digest, token);
-        }
-        self.meta.apply(batch).await?;
-        self.book.store(Arc::new(book));
-        Ok(())
-    }
-
     fn enter(&self, account: Account) -> Arc<Account> {
         let mut book = Book::clone(&self.book.load());
         let account = book.enter(account);
@@ -322,7 +278,7 @@ fn same_images(grant: &Grant, repository: Option<RepositoryId>, images: &ImagePa
     grant.repository == repository && grant.images == *images
 }
 
-fn grant_key(account: AccountId, grant: &Grant) -> (AccountId, RepositoryId, ImagePattern) {
+pub(super) fn grant_key(account: AccountId, grant: &Grant) -> (AccountId, RepositoryId, ImagePattern) {
     (account, grant.repository.unwrap_or(EVERY), grant.images.clone())
 }
 
@@ -336,7 +292,7 @@ fn row(account: &Account) -> AccountRow {
     }
 }
 
-fn token_row(token: &AccessToken) -> AccessTokenRow {
+pub(super) fn token_row(token: &AccessToken) -> AccessTokenRow {
     let scope = |scope: &Grant| ScopeRow {
         repository: scope.repository.unwrap_or(EVERY).0,
         images: scope.images.clone(),

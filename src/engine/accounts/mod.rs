@@ -6,6 +6,7 @@ mod book;
 mod change;
 mod password;
 mod principal;
+mod renumber;
 mod ticket;
 mod verified;
 

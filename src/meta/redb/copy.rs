@@ -14,41 +14,62 @@ use crate::meta::{MetaError, Table};
 
 /// A copy is called so, and by the moment it was made.
 const NAME: &str = "backup-";
-/// Microseconds after which nobody is about to take a copy away any more: its maker was killed.
-const FORGOTTEN: u64 = 24 * 3600 * 1_000_000;
+/// Microseconds after which nobody is about to take a copy away any more: who asked for it was killed.
+const FORGOTTEN: u64 = 3600 * 1_000_000;
 /// Rows, and bytes of them, that go into one transaction of the copy.
 const ROWS: usize = 10_000;
 const BYTES: usize = 8 << 20;
 
-/// Writes a copy into `dir` and answers its path. `stamp` is now, in microseconds since 1970, and never
+/// A copy of the store: its file goes with this, unless it is handed over.
+#[derive(Debug)]
+pub struct CopyFile {
+    path: PathBuf,
+    handed_over: bool,
+}
+
+impl CopyFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Somebody else takes the file away.
+    pub fn hand_over(mut self) -> PathBuf {
+        self.handed_over = true;
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for CopyFile {
+    fn drop(&mut self) {
+        if !self.handed_over {
+            // The next copy removes what stays.
+            let _ = remove(&self.path);
+        }
+    }
+}
+
+/// Writes a copy into `dir`. `stamp` is now, in microseconds since 1970, and never
 /// the same twice; `go_on` is asked now and then.
 pub(super) fn copy(
     from: &ReadTransaction,
     dir: &Path,
     stamp: u64,
     go_on: &dyn Fn() -> bool,
-) -> Result<PathBuf, MetaError> {
+) -> Result<CopyFile, MetaError> {
     remove_forgotten(dir, stamp)?;
     let path = dir.join(format!("{NAME}{stamp}.redb"));
     let medium = FileMedium::new(&path, Options::default());
     if !medium.create_if_absent()? {
         return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
     }
-    let copied = medium.open(Opening::First).and_then(|database| {
-        for table in Table::ALL {
-            copy_table(from, &database, table, go_on)?;
-        }
-        layout::mark_clean(&database)?;
-        database.close().map_err(read_error)
-    });
-    match copied {
-        Ok(()) => Ok(path),
-        Err(error) => {
-            // What is left of it would only be in the way; the failure is what is told.
-            let _ = remove(&path);
-            Err(error)
-        }
+    let file = CopyFile { path, handed_over: false };
+    let database = medium.open(Opening::First)?;
+    for table in Table::ALL {
+        copy_table(from, &database, table, go_on)?;
     }
+    layout::mark_clean(&database)?;
+    database.close().map_err(read_error)?;
+    Ok(file)
 }
 
 fn copy_table(
