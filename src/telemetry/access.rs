@@ -43,8 +43,11 @@ pub enum Client {
 #[derive(Clone)]
 pub struct AccessLog {
     form: Form,
-    put: Arc<dyn Fn(&[u8]) + Send + Sync>,
+    put: Arc<Put>,
 }
+
+/// Takes one line, which comes whole.
+type Put = dyn Fn(&[u8]) + Send + Sync;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
