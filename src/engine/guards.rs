@@ -83,6 +83,11 @@ impl FillGuard {
 
 impl Drop for FillGuard {
     fn drop(&mut self) {
+        if self.permit.is_some() && std::thread::panicking() {
+            tracing::error!(
+                "a fetch panicked; who waits for it is answered, and the next request begins anew"
+            );
+        }
         self.send(|flight| Report::Failed { flight, failure: Failure::Died, story: None });
     }
 }

@@ -52,6 +52,7 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use answers::Remembered;
 pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use images::NamedManifest;
@@ -61,7 +62,7 @@ pub use model::{
     Want,
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
-pub use reader::Reader;
+pub use reader::{Reader, Window};
 pub use repositories::Repositories;
 pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
 pub use settings::{MaxSize, Settings};

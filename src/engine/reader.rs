@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,7 +18,7 @@ use super::flight::{FlightTail, Salvage};
 use super::model::Scope;
 use crate::cache::Refusal;
 use crate::names::{ByteRange, Digest, Hasher};
-use crate::store::{self, Blob};
+use crate::store::{self, Blob, SendError};
 
 /// How often a reader that was sent nothing yet follows a fill to its next draft.
 const MOVES: usize = 3;
@@ -100,15 +101,6 @@ impl Reader {
         Self { inner: past(bypass, start, end), sent: 0, total: end - start }
     }
 
-    /// Bytes still to come.
-    pub fn remaining(&self) -> Option<u64> {
-        Some(self.total - self.sent)
-    }
-
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// The next piece, at most `max` bytes. `None` is the clean end; an error means that the body must break.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
         let chunk = ready!(self.poll_inner(cx, max));
@@ -123,6 +115,19 @@ impl Reader {
             None => {}
         }
         Poll::Ready(chunk)
+    }
+
+    /// The next piece, at most `most` bytes, where it can go from a copy in memory to a socket without being read here.
+    pub fn window(&mut self, most: usize) -> Option<Window> {
+        let Inner::Stored(stored) = &mut self.inner else { return None };
+        let window = stored.reader.window(most)?;
+        self.sent += window.left() as u64;
+        Some(Window {
+            window,
+            engine: stored.engine.clone(),
+            digest: stored.digest,
+            blob: stored.blob.clone(),
+        })
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
@@ -173,18 +178,45 @@ fn stream(mut bypass: Bypass) -> Streaming {
 }
 
 impl Stored {
-    /// Where the disk does not give the bytes back the body breaks off; what was sent cannot be trusted either. The
-    /// next request fetches the blob again.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
         match ready!(self.reader.poll_chunk(cx, max)) {
             Some(Err(error)) => {
-                let told = io::Error::new(error.kind(), "the file storage could not be read");
-                self.engine.report_unreadable(self.digest, self.blob.clone(), error);
-                Poll::Ready(Some(Err(told)))
+                Poll::Ready(Some(Err(unreadable(&self.engine, self.digest, &self.blob, error))))
             }
             chunk => Poll::Ready(chunk),
         }
     }
+}
+
+/// A stretch of a stored copy that goes from memory to a socket.
+pub struct Window {
+    window: store::Window,
+    engine: Engine,
+    digest: Digest,
+    blob: Blob,
+}
+
+impl Window {
+    /// How many bytes are still to be sent.
+    pub fn left(&self) -> usize {
+        self.window.left()
+    }
+
+    /// Sends as much as the socket takes now, at least a byte.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.window.send(socket).map_err(|error| match error {
+            SendError::Socket(error) => error,
+            SendError::File(error) => unreadable(&self.engine, self.digest, &self.blob, error),
+        })
+    }
+}
+
+/// Where the disk does not give the bytes back the body breaks off; what was sent cannot be trusted either. The next
+/// request fetches the blob again.
+fn unreadable(engine: &Engine, digest: Digest, blob: &Blob, error: io::Error) -> io::Error {
+    let told = io::Error::new(error.kind(), "the file storage could not be read");
+    engine.report_unreadable(digest, blob.clone(), error);
+    told
 }
 
 impl Along {

@@ -1,20 +1,22 @@
 //! Owns bodies: how an answer's bytes go out, piece by piece, and how a request's come in, at a pace.
-//! Must not know: what the bytes are, and the sockets.
+//! Must not know: what the bytes are, and how they get to the socket.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Sleep;
 
+use super::outlet::{self, Outlet, Piece, Through};
 use crate::clock::{Clock, Millis};
 use crate::docker;
-use crate::engine::Reader;
+use crate::engine::{self, Reader};
 use crate::telemetry::{Held, Metrics};
 
 /// What all open bodies together may hold.
@@ -32,12 +34,38 @@ fn chunk(open_bodies: u64) -> usize {
 pub trait Source: Send + Unpin + 'static {
     /// `None` is the complete end; an error breaks the body.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>>;
+
+    /// The next bytes, where they can go to a socket without being read.
+    fn window(&mut self, most: usize) -> Option<Box<dyn outlet::Window>>;
 }
 
 impl Source for Reader {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<Option<io::Result<Bytes>>> {
         self.poll_chunk(cx, max)
     }
+
+    fn window(&mut self, most: usize) -> Option<Box<dyn outlet::Window>> {
+        Some(Box::new(self.window(most)?))
+    }
+}
+
+impl outlet::Window for engine::Window {
+    fn left(&self) -> usize {
+        self.left()
+    }
+
+    fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.send(socket)
+    }
+}
+
+/// How a blob gets to its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Read here, and written again.
+    Copied,
+    /// By windows, where its connection and its source have them.
+    Windows,
 }
 
 /// Told how a body fares. Dropped with the body, and so the one to say how it ended.
@@ -64,18 +92,48 @@ pub struct ResponseBody<W, S = Reader> {
     witness: W,
 }
 
-/// One blob on its way; counted as long as it lives.
-#[derive(Debug)]
-struct Open {
-    metrics: Arc<Metrics>,
-    _held: Held,
-}
-
 #[derive(Debug)]
 enum Outgoing<S> {
     Nothing,
     Bytes(Bytes),
-    Blob { source: S, left: u64, open: Open },
+    Blob(Open<S>),
+}
+
+/// One blob on its way; counted as long as it lives.
+#[derive(Debug)]
+struct Open<S> {
+    source: S,
+    left: u64,
+    way: Way,
+    /// Of the connection that it goes to.
+    outlet: Option<Arc<Outlet>>,
+    metrics: Arc<Metrics>,
+    _held: Held,
+}
+
+impl<S: Source> Open<S> {
+    /// Says also whether that was all.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Piece, bool)>> {
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let piece = match self.window(left.min(outlet::LONGEST)) {
+            Some(piece) => piece,
+            None => {
+                let max = left.min(chunk(self.metrics.open_bodies()));
+                let bytes = ready!(self.source.poll_chunk(cx, max)).ok_or_else(|| short(self.left))??;
+                Piece::Bytes(bytes)
+            }
+        };
+        let Some(rest) = self.left.checked_sub(piece.remaining() as u64) else {
+            return Poll::Ready(Err(io::Error::other("the blob goes on after its end")));
+        };
+        self.left = rest;
+        Poll::Ready(Ok((piece, rest == 0)))
+    }
+
+    fn window(&mut self, most: usize) -> Option<Piece> {
+        let outlet = self.outlet.as_ref().filter(|_| self.way == Way::Windows)?;
+        Some(outlet.put(self.source.window(most)?))
+    }
 }
 
 impl<W: Witness, S: Source> ResponseBody<W, S> {
@@ -94,52 +152,52 @@ impl<W: Witness, S: Source> ResponseBody<W, S> {
 
     /// Exactly `length` bytes of `source`. Fewer are an error, which breaks the connection: an answer that
     /// looks whole and is not would be kept by clients for ever.
-    pub fn blob(source: S, length: u64, metrics: &Arc<Metrics>, witness: W) -> Self {
+    pub fn blob(source: S, length: u64, way: Way, metrics: &Arc<Metrics>, witness: W) -> Self {
         if length == 0 {
             return Self::empty(witness);
         }
-        let open = Open { metrics: metrics.clone(), _held: metrics.body() };
-        Self { content: Outgoing::Blob { source, left: length, open }, witness }
+        let (metrics, held) = (metrics.clone(), metrics.body());
+        let open = Open { source, left: length, way, outlet: None, metrics, _held: held };
+        Self { content: Outgoing::Blob(open), witness }
     }
 
-    fn hand_over(&mut self, bytes: Bytes, is_last: bool) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.witness.sent(bytes.len());
+    fn hand_over(&mut self, piece: Piece, is_last: bool) -> Poll<Option<io::Result<Frame<Piece>>>> {
+        self.witness.sent(piece.remaining());
         if is_last {
             self.content = Outgoing::Nothing;
             self.witness.complete();
         }
-        Poll::Ready(Some(Ok(Frame::data(bytes))))
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+}
+
+impl<W, S> Through for ResponseBody<W, S> {
+    fn through(&mut self, outlet: &Arc<Outlet>) {
+        if let Outgoing::Blob(open) = &mut self.content {
+            open.outlet = Some(outlet.clone());
+        }
     }
 }
 
 impl<W: Witness, S: Source> Body for ResponseBody<W, S> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, io::Error>>> {
         let this = &mut *self;
         match &mut this.content {
             Outgoing::Nothing => Poll::Ready(None),
             Outgoing::Bytes(bytes) => {
                 let bytes = std::mem::take(bytes);
-                this.hand_over(bytes, true)
+                this.hand_over(Piece::Bytes(bytes), true)
             }
-            Outgoing::Blob { source, left, open } => {
-                let max = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk(open.metrics.open_bodies()));
-                let bytes = match ready!(source.poll_chunk(cx, max)) {
-                    Some(Ok(bytes)) => bytes,
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => return Poll::Ready(Some(Err(short(*left)))),
-                };
-                let Some(rest) = left.checked_sub(bytes.len() as u64) else {
-                    return Poll::Ready(Some(Err(io::Error::other("the blob goes on after its end"))));
-                };
-                *left = rest;
-                this.hand_over(bytes, rest == 0)
-            }
+            Outgoing::Blob(open) => match ready!(open.poll_piece(cx)) {
+                Ok((piece, is_last)) => this.hand_over(piece, is_last),
+                Err(error) => Poll::Ready(Some(Err(error))),
+            },
         }
     }
 
@@ -151,7 +209,7 @@ impl<W: Witness, S: Source> Body for ResponseBody<W, S> {
         SizeHint::with_exact(match &self.content {
             Outgoing::Nothing => 0,
             Outgoing::Bytes(bytes) => bytes.len() as u64,
-            Outgoing::Blob { left, .. } => *left,
+            Outgoing::Blob(open) => open.left,
         })
     }
 }
@@ -314,6 +372,10 @@ mod tests {
                 None => Poll::Pending,
             }
         }
+
+        fn window(&mut self, _: usize) -> Option<Box<dyn outlet::Window>> {
+            None
+        }
     }
 
     #[derive(Default)]
@@ -341,12 +403,12 @@ mod tests {
     ) -> (Vec<u8>, Option<io::ErrorKind>, usize, usize) {
         let tally = Tally::default();
         let (bytes, complete) = (tally.bytes.clone(), tally.complete.clone());
-        let mut body = ResponseBody::blob(Script(steps.into()), length, &Metrics::new(), tally);
+        let mut body = ResponseBody::blob(Script(steps.into()), length, Way::Copied, &Metrics::new(), tally);
         let mut got = Vec::new();
         let mut error = None;
         while let Some(frame) = body.frame().await {
             match frame {
-                Ok(frame) => got.extend_from_slice(frame.data_ref().expect("data")),
+                Ok(frame) => got.extend_from_slice(frame.data_ref().expect("data").chunk()),
                 Err(fault) => {
                     error = Some(fault.kind());
                     break;

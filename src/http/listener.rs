@@ -1,14 +1,16 @@
 //! Owns sockets: listening, accepting, the limits of a connection, the graceful stop. Connections are the only
 //! tasks that are started here. Must not know: what the requests ask.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::caller::Peer;
+use super::outlet::{Direct, Outlet, Through};
 use super::watched::Watched;
 
 /// How many may wait to be accepted.
@@ -44,7 +47,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// Answers requests. Cheap to clone: each connection has one.
 pub trait Handler: Clone + Send + Sync + 'static {
-    type Body: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static;
+    type Body: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + Through + Send + 'static;
     /// Held as long as a connection lives.
     type Held: Send;
 
@@ -228,23 +231,25 @@ impl<H: Handler> Door<H> {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                self.start(stream, Peer::Tcp(address), permit);
+                let outlet = Arc::new(Outlet::default());
+                self.start(Direct::new(stream, outlet.clone()), Peer::Tcp(address), Some(outlet), permit);
             }
             Listener::Admin(admin) => {
                 let (stream, _) = admin.listener.accept().await?;
-                self.start(stream, Peer::Admin, permit);
+                self.start(stream, Peer::Admin, None, permit);
             }
         }
         Ok(())
     }
 
-    fn start<S>(&self, stream: S, peer: Peer, permit: OwnedSemaphorePermit)
+    fn start<S>(&self, stream: S, peer: Peer, outlet: Option<Arc<Outlet>>, permit: OwnedSemaphorePermit)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         // Tokens of its own: one that all shared would make every connection wait for the same lock at each turn.
         let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
-        let connection = Connection { handler: self.handler.clone(), limits: self.limits, stop, cut, peer };
+        let connection =
+            Connection { handler: self.handler.clone(), limits: self.limits, stop, cut, peer, outlet };
         self.connections.spawn(async move {
             let outcome = connection.run(stream).await;
             drop(permit);
@@ -276,6 +281,7 @@ struct Connection<H> {
     stop: CancellationToken,
     cut: CancellationToken,
     peer: Peer,
+    outlet: Option<Arc<Outlet>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -295,22 +301,27 @@ impl<H: Handler> Connection<H> {
         let asked = AtomicBool::new(false);
         let service = service_fn(|request| {
             asked.store(true, Ordering::Relaxed);
-            self.handler.answer(request, self.peer).map(Ok::<_, std::convert::Infallible>)
+            self.handler.answer(request, self.peer).map(|mut response| {
+                if let Some(outlet) = &self.outlet {
+                    response.body_mut().through(outlet);
+                }
+                Ok::<_, Infallible>(response)
+            })
         });
         let io = TokioIo::new(Watched::new(stream, self.limits.stalled_write));
         let mut connection = pin!(self.protocol().serve_connection(io, service));
         let mut first_head = pin!(tokio::time::sleep(self.limits.first_head));
-        let (mut expecting, mut stopping) = (true, false);
+        // Looked at no more once there is a request: each turn of the connection comes by here.
+        let mut silent = pin!(poll_fn(|cx| match asked.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => first_head.as_mut().poll(cx),
+        }));
+        let mut stopping = false;
         loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return Ok(ended?),
-                () = first_head.as_mut(), if expecting => {
-                    expecting = false;
-                    if !asked.load(Ordering::Relaxed) {
-                        return Err(NoRequest.into());
-                    }
-                }
+                () = silent.as_mut() => return Err(NoRequest.into()),
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();

@@ -15,6 +15,8 @@ pub enum Call {
     /// Opens a blob or a draft.
     Open,
     Read,
+    /// Bytes go from a file to a socket.
+    Send,
     Write,
     /// Sets disk space aside.
     Reserve,

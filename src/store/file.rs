@@ -1,20 +1,24 @@
-//! Owns the system calls on one open file: positioned reads, appends, reservation, sync.
+//! Owns the system calls on one open file: positioned reads, bytes sent to a socket, appends, reservation, sync.
 //! Must not know: names, directories, digests, progress.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
+use rustix::net::SendFlags;
 
 use super::buffer::{self, Buffers};
 use super::faults::{Call, Faults};
 
 /// The kernel takes no more slices in one call (`UIO_MAXIOV`).
 const SLICES: usize = 1024;
+/// Whether bytes are in memory is looked at in steps of this: the kernel reads ahead, and lets go, in longer stretches.
+const STEP: usize = 64 << 10;
 
 /// An open file of the store. Readers share it: every read says where it reads.
 #[derive(Debug)]
@@ -22,6 +26,16 @@ pub(super) struct StoreFile {
     file: File,
     buffers: Arc<Buffers>,
     faults: Faults,
+}
+
+/// Why bytes did not get from the file to a socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The socket's affair; `WouldBlock` where it takes nothing now.
+    #[error(transparent)]
+    Socket(io::Error),
+    #[error(transparent)]
+    File(io::Error),
 }
 
 /// Tells one file from another that had its name.
@@ -68,6 +82,47 @@ impl StoreFile {
             rustix::io::pread(&self.file, &mut buffer.as_mut()[..want], at)
         })?;
         if read == 0 { Err(cut_short(at)) } else { Ok(buffer.into_bytes(read)) }
+    }
+
+    /// How many of the `most` bytes from `at` on can be sent without waiting for the disk. One byte in each step is looked
+    /// at; what the kernel lets go in between costs a wait, and no more.
+    pub(super) fn in_memory(&self, at: u64, most: usize) -> usize {
+        let here = |at: u64| {
+            let byte = &mut [0];
+            let slices = &mut [IoSliceMut::new(byte)];
+            let look = self.faults.pass(Call::Read);
+            look.and_then(|()| rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT)) == Ok(1)
+        };
+        let mut seen = 0;
+        while seen < most {
+            // The last byte of each step: those before it were read with it, or are what the step before ended with.
+            let next = most.min(seen + STEP);
+            if !here(at + next as u64 - 1) {
+                break;
+            }
+            seen = next;
+        }
+        seen
+    }
+
+    /// Lets the kernel send at most `most` bytes from `at` on, without a copy of ours. Answers how many went; never none.
+    pub(super) fn send(&self, socket: BorrowedFd<'_>, at: u64, most: usize) -> Result<usize, SendError> {
+        let mut offset = at;
+        let pass = self.faults.pass(Call::Send);
+        match pass.and_then(|()| rustix::fs::sendfile(socket, &self.file, Some(&mut offset), most)) {
+            Ok(0) => Err(SendError::File(cut_short(at))),
+            Ok(sent) => Ok(sent),
+            // A file system or a sandbox that cannot do so.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.send_copy(socket, at, most),
+            Err(error @ Errno::IO) => Err(SendError::File(error.into())),
+            Err(error) => Err(SendError::Socket(error.into())),
+        }
+    }
+
+    fn send_copy(&self, socket: BorrowedFd<'_>, at: u64, most: usize) -> Result<usize, SendError> {
+        let bytes = self.read_wait(at, buffer::chunk(most)).map_err(SendError::File)?;
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::send(socket, &bytes, flags).map_err(|error| SendError::Socket(error.into()))
     }
 
     /// Reads `from..to` in order and shows each piece to `each`. Waits for the disk.
@@ -163,6 +218,10 @@ fn no_space(error: Errno) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -183,5 +242,26 @@ mod tests {
         let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default(), Faults::default());
         let error = file.read_wait(0, 10).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_a_file_has_in_memory_goes_to_a_socket() {
+        const SIZE: usize = 2 * STEP + 1000;
+        let file = StoreFile::new(tempfile::tempfile().unwrap(), Arc::default(), Faults::default());
+        let content: Vec<u8> = (0..SIZE).map(|n| n.to_le_bytes()[n % 2]).collect();
+        file.write_all(&[content.clone().into()], 0).unwrap();
+        assert_eq!(file.in_memory(10, SIZE - 10), SIZE - 10);
+        assert_eq!(file.in_memory(0, 3 * STEP), 2 * STEP, "behind the end there is nothing");
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut got = vec![0; 5000];
+        assert_eq!(file.send(near.as_fd(), STEP as u64, 5000).unwrap(), 5000);
+        far.read_exact(&mut got).unwrap();
+        assert!(got == content[STEP..STEP + 5000]);
+        let Err(SendError::File(error)) = file.send(near.as_fd(), SIZE as u64, 1) else {
+            panic!("past the end")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        drop(far);
+        assert!(matches!(file.send(near.as_fd(), 0, 1), Err(SendError::Socket(_))));
     }
 }

@@ -15,8 +15,9 @@ mod writer;
 pub use draft::{Asleep, Checkpoint, Draft, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
+pub use file::SendError;
 pub use fs::{FsStore, Removed, Scan, Space};
-pub use reader::{Blob, Reader};
+pub use reader::{Blob, Reader, Window};
 pub use tail::{End, Progress, Tail};
 pub use trouble::Trouble;
 

@@ -2,6 +2,7 @@
 //! Must not know: digests' meaning, HTTP, who is slow.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use super::buffer;
-use super::file::{Identity, StoreFile};
+use super::file::{Identity, SendError, StoreFile};
 use super::tail::Wait;
 use crate::names::{Algorithm, Digest, Hasher};
 
@@ -51,6 +52,32 @@ impl Blob {
         let mut hasher = Hasher::new(algorithm);
         self.file.read_each(0, self.size, |bytes| hasher.update(bytes))?;
         Ok(hasher.finish())
+    }
+}
+
+/// The least that is worth a window; fewer bytes are as well copied.
+const LEAST: usize = 64 << 10;
+
+/// Bytes of a blob that were in memory when it was looked at, to go from there to a socket.
+#[derive(Debug)]
+pub struct Window {
+    file: Arc<StoreFile>,
+    at: u64,
+    left: usize,
+}
+
+impl Window {
+    /// How many bytes are still to be sent.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Sends as much as the socket takes now, at least a byte.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> Result<usize, SendError> {
+        let sent = self.file.send(socket, self.at, self.left)?;
+        self.at += sent as u64;
+        self.left -= sent;
+        Ok(sent)
     }
 }
 
@@ -122,6 +149,24 @@ impl Reader {
                 Poll::Ready(Some(Err(error)))
             }
         }
+    }
+
+    /// What comes next, at most `most` bytes, to be sent past our memory; as if it had been read. `None` where it is
+    /// little, where the disk would have to be waited for, or where it may still change places.
+    pub fn window(&mut self, most: usize) -> Option<Window> {
+        let (Source::Whole, None, false) = (&self.source, &self.reading, self.broken) else { return None };
+        let left = self.end?.saturating_sub(self.at);
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(most);
+        if most < LEAST {
+            return None;
+        }
+        let left = self.file.in_memory(self.at, most);
+        if left < LEAST {
+            return None;
+        }
+        let window = Window { file: Arc::clone(&self.file), at: self.at, left };
+        self.at += left as u64;
+        Some(window)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Option<Bytes>>> {

@@ -105,6 +105,7 @@ pub struct Metrics {
     /// Every request looks here, so that it needs no label of its own, and no lock.
     answers: ArcSwap<KnownAnswers>,
     requests: Family<ByRequest, Counter>,
+    requests_aborted: Counter,
     verdicts: Family<ByVerdict, Counter>,
     bytes_to_clients: Family<ByRepository, Counter>,
     bytes_from_clients: Family<ByRepository, Counter>,
@@ -153,6 +154,11 @@ impl Metrics {
         Arc::new(Self {
             answers: ArcSwap::default(),
             requests: add(r, "requests", "Requests answered"),
+            requests_aborted: add(
+                r,
+                "requests_aborted",
+                "Requests whose client left, or whose body broke off, before the end",
+            ),
             verdicts: add(r, "verdicts", "How answers of remotes came about: the words of X-Cache"),
             bytes_to_clients: add(r, "bytes_to_clients", "Body bytes sent to clients"),
             bytes_from_clients: add(r, "bytes_from_clients", "Body bytes of pushes received"),
@@ -276,6 +282,11 @@ impl Metrics {
     /// A scrub found bytes that are not what their digest says.
     pub fn damaged(&self) {
         self.damaged_blobs.inc();
+    }
+
+    /// An answer did not get to its end.
+    pub fn aborted(&self) {
+        self.requests_aborted.inc();
     }
 
     pub fn disk_error(&self) {

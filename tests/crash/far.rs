@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -15,6 +15,8 @@ use super::support::image::{Content, Image};
 use super::support::upstream::{Registry, Seen};
 
 const SIZE: usize = 20 << 20;
+/// Nothing takes as long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the upstream falls silent: behind the 16 MiB at which the server notes how far it is.
 const SILENT_AT: u64 = 18 << 20;
 
@@ -57,13 +59,24 @@ impl Far {
         self.registry.always(&self.line(), Fault::StallAt(SILENT_AT));
         let before = fetched(server).await;
         let (pull, bytes) = (self.pull(), self.layer().bytes.clone());
-        self.cut_off = Some(tokio::spawn(async move { pull.send(server, &bytes).await }));
-        for _ in 0..3_000 {
-            if fetched(server).await >= before + SILENT_AT {
-                break;
+        let pulling = tokio::spawn(async move { pull.send(server, &bytes).await });
+        let since = Instant::now();
+        while fetched(server).await < before + SILENT_AT {
+            if pulling.is_finished() {
+                // The kill before came between a purge's answer and the removal of the file, which is for who has a
+                // proof. Another round, then.
+                let got = pulling.await.unwrap();
+                assert!(got.is_whole(), "what is here already: {got:?}");
+                return self.purge(server).await;
             }
+            assert!(
+                since.elapsed() < PATIENCE,
+                "most of a blob should be here, {} bytes are",
+                fetched(server).await
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        self.cut_off = Some(pulling);
         // What was noted is durable with the next commit that has to be.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let content = Content::random(fastrand::u64(..), 100);
@@ -110,6 +123,11 @@ impl Far {
             self.begun_anew += 1;
         }
         self.damaged = false;
+        settled(server).await;
+        self.purge(server).await;
+    }
+
+    async fn purge(&self, server: SocketAddr) {
         let form = json!({ "repository": "far", "digest": self.layer().digest.to_string() });
         let purge = Ask::new("POST", "/api/purge", form.to_string().into());
         let purged = purge.with("content-type", "application/json").send(server, &Bytes::new()).await;
@@ -122,9 +140,24 @@ pub fn goes_on(seen: &Seen) -> bool {
     seen.range().is_some_and(|range| !range.starts_with("bytes=0-"))
 }
 
+/// Waits until no fetch is under way: what is being fetched is not purged, and a client has its last byte a moment before
+/// its blob is noted.
+async fn settled(server: SocketAddr) {
+    let since = Instant::now();
+    while metric(server, "binaryrepo_fills_in_flight").await != 0 {
+        assert!(since.elapsed() < PATIENCE, "a fetch does not end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Bytes that the server has from that upstream.
 async fn fetched(server: SocketAddr) -> u64 {
+    metric(server, "binaryrepo_bytes_from_upstream_total{repository=\"far\"}").await
+}
+
+/// 0 where nothing was counted yet.
+async fn metric(server: SocketAddr, name: &str) -> u64 {
     let got = Ask::get("/metrics").send(server, &Bytes::new()).await;
-    let name = "binaryrepo_bytes_from_upstream_total{repository=\"far\"} ";
-    got.text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap_or(0)
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    got.text.lines().find_map(value).unwrap_or(0)
 }

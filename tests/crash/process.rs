@@ -1,6 +1,6 @@
 //! The server as a process of its own, on a data directory that outlives it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,21 @@ pub fn add_remote(dir: &Path, name: &str, upstream: &Url) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Before the first run there is no log.
+fn says_nothing_wrong(log: &Path) {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    for sign in ["panicked", "the state of the cache is not what it must be", "must be pushed again"] {
+        assert!(!log.contains(sign), "the log says: {sign}");
+    }
+}
+
 impl Process {
     /// A start that fails is the one thing that no kill may lead to.
     pub async fn start(dir: &Path) -> Self {
         let log = dir.join("server.log");
-        let file: File = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        says_nothing_wrong(&log);
+        // Of one run only: thousands of them would fill the memory that they lie in.
+        let file = File::create(&log).unwrap();
         let mut command = Command::new(BINARY);
         command.env_clear();
         // For a server that has it: see `planted`.
@@ -74,10 +84,7 @@ impl Process {
     pub async fn check_promises(&self) {
         let ready = Ask::get("/readyz").send(self.address, &Bytes::new()).await;
         assert_eq!(ready.status, 200, "{}", ready.text);
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        for sign in ["panicked", "the state of the cache is not what it must be", "must be pushed again"] {
-            assert!(!log.contains(sign), "the log says: {sign}");
-        }
+        says_nothing_wrong(&self.log);
     }
 
     /// What the server says lies here is what lies here.

@@ -1,6 +1,9 @@
 //! Cached files that are not what they should be are set aside and fetched again; nobody sees it but who was reading.
 
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use binaryrepo::engine::Verdict;
@@ -36,6 +39,47 @@ async fn a_blob_that_cannot_be_read_breaks_one_body_and_is_fetched_again() {
     assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
     assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
+}
+
+/// What goes from memory to a socket past our own memory is noticed all the same where it cannot be had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_cannot_be_sent_is_set_aside_too() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    let (near, _far) = UnixStream::pair().unwrap();
+    let mut reader = house.blob("a/b", &layer.digest, "").await.unwrap().reader.unwrap();
+    let mut window = reader.window(SIZE).expect("what was just written is in memory");
+    // A closed socket is no fault of the file's.
+    let (closed, _) = UnixStream::pair().unwrap();
+    assert_eq!(window.send(closed.as_fd()).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    house.disk.fail(Call::Send, Errno::IO);
+    assert_eq!(house.set_aside(), 0);
+    window.send(near.as_fd()).unwrap_err();
+    house.eventually("it is set aside", |house| house.set_aside() == 1).await;
+    assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_files_cannot_be_sent_their_bytes_are() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    house.disk.fail(Call::Send, Errno::INVAL);
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let mut reader = house.blob("a/b", &layer.digest, "bytes=1000-").await.unwrap().reader.unwrap();
+    let mut window = reader.window(usize::MAX).expect("what was just written is in memory");
+    assert_eq!(window.left(), SIZE - 1000);
+    let taking = std::thread::spawn(move || {
+        let mut got = vec![0; SIZE - 1000];
+        far.read_exact(&mut got).map(|()| got)
+    });
+    while window.left() > 0 {
+        match window.send(near.as_fd()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+            sent => assert!(sent.unwrap() > 0),
+        }
+    }
+    assert!(taking.join().unwrap().unwrap() == layer.bytes[1000..]);
+    assert!(reader.window(usize::MAX).is_none(), "that was all");
 }
 
 /// A small blob is read before its head goes out, so its client never notices.

@@ -5,13 +5,19 @@ use binaryrepo::engine::Purge;
 use super::cells::{Cell, Phase, Plan, Row, run};
 use super::client::{Ask, Client, Got};
 use super::flows::{Kept, all, end, hold, next_client, refused, whole};
-use super::signs::Sign::Verdict;
+use super::signs::Sign::{Counted, Verdict};
 use super::signs::told;
 use super::support::fault::{Fault, Gate};
 use super::world::{LARGE, SIZE, Setup, World, judge};
 
 pub const ROWS: [Row; 10] = [
-    Row { id: "K1", fault: "who came first leaves", told: &[], plan: k1 },
+    Row {
+        id: "K1",
+        fault: "who came first leaves",
+        // Who leaves after the end has all of it.
+        told: &[told(Phase::BEFORE, &[Counted("requests_aborted")])],
+        plan: k1,
+    },
     Row {
         id: "K2",
         fault: "all leave",

@@ -109,6 +109,7 @@ pub const ROWS: [Row; 14] = [
         told: &[
             told(&[Phase::Head, Phase::After], &[Logged("a read of the metadata panicked")]),
             told(&[Phase::First, Phase::Middle], &[Counted("disk_errors"), Logged("disk_error: ")]),
+            told(&[Phase::Last], &[Logged("a fetch panicked")]),
         ],
         plan: l13,
     },

@@ -204,3 +204,34 @@ async fn many_clients_cost_one_fetch_and_all_get_the_bytes() {
     let seen = registry.asked(&layer.digest.to_string());
     assert_eq!((seen.len(), seen[0].bytes_sent), (1, 1 << 20));
 }
+
+/// From memory to the socket by the kernel, by us for whoever asks through a proxy, and from a disk that must be waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cached_blob_is_the_same_whichever_way_it_takes() {
+    let image = Image::new(1307, &[(3 << 20) + 4_321]);
+    let (_registry, house) = hub(&image).await;
+    house.cache("redis", "7", &image).await;
+    let layer = &image.layers[0];
+    let path = blob("redis", layer);
+    let proxied = |ask: Ask| ask.header("X-Forwarded-For", "192.0.2.1");
+    let from_the_disk = |ask: Ask| {
+        let hex = layer.digest.hex();
+        let file =
+            std::fs::File::open(house.dir.path().join("cas/sha256").join(&hex[..2]).join(hex)).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        ask
+    };
+    let ways: [&dyn Fn(Ask) -> Ask; 3] = [&|ask| ask, &proxied, &from_the_disk];
+    for (number, way) in ways.iter().enumerate() {
+        let whole = house.send(way(Ask::get(&path))).await;
+        assert_eq!((whole.status, whole.cache()), (200, Some("hit")));
+        assert!(whole.is_whole() && whole.body == layer.bytes, "way {number}");
+        for (from, to) in [(0, 65_536), (1, 200_000), (65_535, 3 << 20), (3 << 20, layer.bytes.len())] {
+            let range = format!("bytes={from}-{}", to - 1);
+            let part = house.send(way(Ask::get(&path).header("Range", &range))).await;
+            assert_eq!(part.status, 206);
+            assert!(part.is_whole() && part.body == layer.bytes[from..to], "way {number}, {range}");
+        }
+    }
+}

@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::http::body::{ResponseBody, Source, Witness};
+use crate::http::body::{ResponseBody, Source, Way, Witness};
+use crate::http::outlet;
 use crate::telemetry::Metrics;
 
 const SOON: Duration = Duration::from_millis(300);
@@ -54,6 +55,10 @@ impl Source for FakeBlob {
             Plan::BreaksAfter(_) => Poll::Ready(Some(Err(io::ErrorKind::InvalidData.into()))),
             Plan::Whole | Plan::EndsAfter(_) => Poll::Ready(None),
         }
+    }
+
+    fn window(&mut self, _: usize) -> Option<Box<dyn outlet::Window>> {
+        None
     }
 }
 
@@ -114,7 +119,7 @@ impl Handler for Fake {
         let blob = FakeBlob { plan, given: 0, flushed: false };
         let body = match *request.method() {
             Method::HEAD => ResponseBody::empty(Nobody),
-            _ => ResponseBody::blob(blob, length, &self.metrics, Nobody),
+            _ => ResponseBody::blob(blob, length, Way::Windows, &self.metrics, Nobody),
         };
         Response::builder().header("content-length", length).body(body).expect("a response")
     }
