@@ -299,8 +299,9 @@ fn settings(config: &Config) -> Settings {
 }
 
 fn front(config: &Config, token: Secret) -> http::Settings {
-    let public_host = config.server.public_url.as_ref().and_then(|url| url.host_str()).map(bare_host);
-    let mut hosts: Vec<_> = config.server.api_hosts.iter().map(|host| bare_host(host)).collect();
+    let public_host = config.server.public_url.as_ref().and_then(|url| url.host_str());
+    let public_host = public_host.map(|host| bare_host(host).into_owned());
+    let mut hosts: Vec<_> = config.server.api_hosts.iter().map(|host| bare_host(host).into_owned()).collect();
     hosts.extend(public_host.clone());
     http::Settings {
         site: Site {
@@ -317,6 +318,7 @@ fn front(config: &Config, token: Secret) -> http::Settings {
         strangers: config.server.lets_strangers_in(),
         open_access: config.server.open_access,
         pace: Pace::over(config.server.body_timeout),
+        access_log: telemetry::access_log(),
     }
 }
 

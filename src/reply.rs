@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::engine::{Reader, Verdict};
-use crate::names::{ImageName, RepositoryName};
+use crate::names::{ImageName, Reference, RepositoryName};
+
+/// Under which a request is found again in the log. Each answer gets its own.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Room for what an answer with content says about it; it grows where there is more.
 const USUAL_HEADERS: usize = 12;
@@ -19,6 +22,26 @@ pub struct Reply {
     pub headers: HeaderMap,
     pub content: Content,
     pub note: Note,
+}
+
+/// The head of an answer that is given again and again: made once, and copied.
+#[derive(Debug)]
+pub struct Head {
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Head {
+    /// With a place for the request's id: a map that grows when it is set would be copied once more.
+    pub fn of(reply: Reply) -> Self {
+        let mut headers = reply.headers;
+        headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
+        Self { status: reply.status, headers }
+    }
+
+    pub fn reply(&self, content: Content) -> Reply {
+        Reply { status: self.status, headers: self.headers.clone(), content, note: Note::default() }
+    }
 }
 
 /// What follows the head.
@@ -37,7 +60,7 @@ pub struct Note {
     pub action: &'static str,
     pub repository: Option<RepositoryName>,
     pub image: Option<ImageName>,
-    pub reference: Option<String>,
+    pub reference: Option<Reference>,
     pub verdict: Option<Verdict>,
     /// Who asked, where they logged in.
     pub user: Option<String>,

@@ -66,15 +66,6 @@ fn the_data_directory_follows_the_user() {
 }
 
 #[test]
-fn a_small_disk_keeps_less_free() {
-    let storage = Config::load(&sources(&[])).expect("the defaults are right").storage;
-    assert_eq!(storage.min_free_of(10_000 << 30), 5 << 30);
-    assert_eq!(storage.min_free_of(20 << 30), 1 << 30);
-    let set = load("[storage]\nmin_free = \"7GiB\"", &[]).expect("a size").storage;
-    assert_eq!(set.min_free_of(20 << 30), 7 << 30);
-}
-
-#[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = file("[server]\nlisten = \"127.0.0.1:1\"\nmax_connections = 1\nidle_timeout = \"61s\"\n");
     let env = [("BINARYREPO_SERVER__LISTEN", "127.0.0.1:2"), ("BINARYREPO_SERVER__MAX_CONNECTIONS", "2")];

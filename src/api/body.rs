@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use crate::text::redacted;
 
 /// A form's fields, and how it is written.
 pub(super) trait Form: DeserializeOwned {
@@ -25,14 +26,9 @@ pub(super) fn read<F: Form>(body: &[u8]) -> Result<F, ApiError> {
             return Err(ApiError::field(field, "unknown field").with_hint(F::HINT));
         }
         let alone = json!({ field.as_str(): value });
-        F::deserialize(&alone).map_err(|error| ApiError::field(field, redact(field, error.to_string())))?;
+        F::deserialize(&alone).map_err(|error| ApiError::field(field, redacted(field, &error)))?;
     }
     F::deserialize(&whole).map_err(|error| ApiError::whole(error.to_string()).with_hint(F::HINT))
-}
-
-/// serde repeats what it found, which for a password is nobody's business.
-fn redact(field: &str, message: String) -> String {
-    if field == "password" { "expected a text that is not empty".to_owned() } else { message }
 }
 
 /// What must be given.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::repository::find;
 use crate::engine::{Engine, Scope, StoredImage, StoredTag};
-use crate::names::{ImageName, Reference, RepositoryName};
+use crate::names::{ImageName, Reference, RepositoryName, Tag};
 use crate::reply::Reply;
 use crate::text::time_text;
 
@@ -41,22 +41,24 @@ pub(super) async fn remove(
         let hint = "`binaryrepo purge` and POST /api/purge throw away what is cached";
         return Err(ApiError::whole(message).with_hint(hint));
     }
-    let before = engine.stored_image(&scope).await?;
-    match &reference {
-        Some(reference) => engine.delete_manifest(&scope, reference).await?,
-        None => engine.delete_image(&scope).await?,
-    }
     let answer = match &reference {
-        None => json!({ "removed": shown(&before) }),
-        Some(Reference::Digest(digest)) => {
-            let tags: Vec<_> = tags(&before, |tag| tag.digest == *digest);
-            json!({ "removed": { "digest": digest.to_string(), "tags": tags } })
+        None => {
+            let before = engine.stored_image(&scope).await?;
+            engine.delete_image(&scope).await?;
+            json!({ "removed": shown(&before) })
         }
-        Some(Reference::Tag(name)) => {
-            let digest = before.tags.iter().find(|tag| tag.tag == *name).map(|tag| tag.digest);
-            let others = tags(&before, |tag| tag.tag != *name && Some(tag.digest) == digest);
-            let digest = digest.map(|digest| digest.to_string());
-            json!({ "removed": { "tag": name.as_str(), "digest": digest }, "other_tags": others })
+        Some(reference) => {
+            let named = engine.named_manifest(&scope, reference).await?;
+            engine.delete_manifest(&scope, reference).await?;
+            let (digest, tags) = named
+                .map_or_else(Default::default, |named| (Some(named.digest.to_string()), texts(&named.tags)));
+            match reference {
+                Reference::Digest(_) => json!({ "removed": { "digest": digest, "tags": tags } }),
+                Reference::Tag(tag) => {
+                    let others: Vec<_> = tags.into_iter().filter(|other| other != tag.as_str()).collect();
+                    json!({ "removed": { "tag": tag.as_str(), "digest": digest }, "other_tags": others })
+                }
+            }
         }
     };
     Ok(Reply::json(StatusCode::OK, &answer))
@@ -68,8 +70,8 @@ fn scope(engine: &Engine, repository: &RepositoryName, image: ImageName) -> Resu
     Ok(Scope { repository, image })
 }
 
-fn tags(image: &StoredImage, which: impl Fn(&StoredTag) -> bool) -> Vec<&str> {
-    image.tags.iter().filter(|tag| which(tag)).map(|tag| tag.tag.as_str()).collect()
+fn texts(tags: &[Tag]) -> Vec<String> {
+    tags.iter().map(ToString::to_string).collect()
 }
 
 fn shown(image: &StoredImage) -> Value {

@@ -38,6 +38,17 @@ pub struct Target {
     token: Option<String>,
 }
 
+/// How a command answers, and which server it means.
+#[derive(Debug, clap::Args)]
+pub struct Output {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    pub target: Target,
+}
+
 impl Target {
     /// Whether paths mean another machine's files.
     pub fn is_elsewhere(&self) -> bool {

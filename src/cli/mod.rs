@@ -11,6 +11,7 @@ mod health;
 mod image;
 mod named;
 mod output;
+mod password;
 mod people;
 mod purge;
 mod repo;

@@ -149,11 +149,6 @@ impl Storage {
         }
     }
 
-    /// The bytes that stay free on a file system of `total`: as set, or the smaller of 5 GiB and 5 %.
-    pub fn min_free_of(&self, total: u64) -> u64 {
-        self.min_free.unwrap_or_else(|| Self::MIN_FREE.min(total / 20))
-    }
-
     /// Where the administrator's token lies.
     pub fn token_file(&self) -> PathBuf {
         self.path.join("admin.token")

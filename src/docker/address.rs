@@ -1,11 +1,12 @@
 //! Owns the five ways to address a repository: path, host, image name, `?ns=`, default mirror. The first that
 //! matches wins. Must not know: methods, what is asked of the image, whether the caller may have it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::wire::{Code, WireError};
-use crate::engine::Repository;
+use crate::engine::{Repository, Scope};
 use crate::names::ImageName;
 
 /// `api.<base>` is the management host, never a repository's.
@@ -39,29 +40,26 @@ impl Site {
     /// The first label of a repository's host, in lower case. Whether that repository exists is another matter.
     pub fn repository_label(&self, host: &str) -> Option<String> {
         let host = bare_host(host);
-        if host.parse::<IpAddr>().is_ok() || self.public_host.as_deref() == Some(&host) {
-            return None;
-        }
-        for base in &self.base_domains {
-            let label = host.strip_suffix(base.as_str()).and_then(|rest| rest.strip_suffix('.'));
-            match label {
-                Some(label) if !label.is_empty() && !label.contains('.') && label != API_LABEL => {
-                    return Some(label.to_owned());
-                }
-                _ => {}
-            }
-        }
-        None
+        let label = self.base_domains.iter().find_map(|base| {
+            let label = host.strip_suffix(base.as_str())?.strip_suffix('.')?;
+            (!label.is_empty() && !label.contains('.') && label != API_LABEL).then_some(label)
+        })?;
+        let is_ours = self.public_host.as_deref() == Some(&host) || host.parse::<IpAddr>().is_ok();
+        (!is_ours).then(|| label.to_owned())
     }
 }
 
 /// A host without port and final dot, in lower case; an IPv6 address without its brackets.
-pub fn bare_host(host: &str) -> String {
+pub fn bare_host(host: &str) -> Cow<'_, str> {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => &host[..host.bytes().position(|byte| byte == b':').unwrap_or(host.len())],
     };
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
+    }
 }
 
 /// Where a request came in.
@@ -79,21 +77,27 @@ pub struct Entrance<'a> {
 
 /// Which image of which repository is meant, and how the client spells it.
 #[derive(Clone, Debug)]
-pub struct Address {
-    pub repository: Arc<Repository>,
-    /// The canonical name: `redis` and `library/redis` of Docker Hub are one image.
-    pub image: ImageName,
+pub struct Address<'a> {
+    /// With the canonical name: `redis` and `library/redis` of Docker Hub are one image.
+    pub scope: Scope,
     /// The name as the client reads it.
-    pub spelling: String,
-    /// The path of the image in the form in which the request came, for `Location` and `Link`.
-    pub base: String,
+    pub spelling: &'a str,
+    /// What stands before `/v2/` for the client.
+    pub front: String,
     /// The namespace, where it chose the repository.
-    pub namespace: Option<String>,
+    pub namespace: Option<&'a str>,
 }
 
-impl Entrance<'_> {
+impl Address<'_> {
+    /// The path of the image in the form in which the request came, for `Location` and `Link`.
+    pub fn base(&self) -> String {
+        [&*self.front, "/v2/", self.spelling].concat()
+    }
+}
+
+impl<'a> Entrance<'a> {
     /// Finds the image that `name` means, as it stands in the path.
-    pub fn resolve(&self, directory: &impl Directory, name: &str) -> Result<Address, WireError> {
+    pub fn resolve(&self, directory: &impl Directory, name: &'a str) -> Result<Address<'a>, WireError> {
         if let Some(found) = self.repository(directory)? {
             self.check_namespace(directory, &found)?;
             return self.address(found, name, name, None);
@@ -109,7 +113,7 @@ impl Entrance<'_> {
         {
             let found =
                 directory.by_namespace(namespace).ok_or_else(|| unknown_namespace(directory, namespace))?;
-            return self.address(found, name, name, Some(namespace.to_owned()));
+            return self.address(found, name, name, Some(namespace));
         }
         let found = directory.default_mirror().ok_or_else(|| no_repository_named(directory, name))?;
         self.address(found, name, name, None)
@@ -138,15 +142,14 @@ impl Entrance<'_> {
     fn address(
         &self,
         repository: Arc<Repository>,
-        spelling: &str,
+        spelling: &'a str,
         image: &str,
-        namespace: Option<String>,
-    ) -> Result<Address, WireError> {
+        namespace: Option<&'a str>,
+    ) -> Result<Address<'a>, WireError> {
         let image: ImageName =
             image.parse().map_err(|error| WireError::new(Code::NameInvalid, format!("{error}")))?;
         let image = repository.canonical(image);
-        let base = [&*self.front(), "/v2/", spelling].concat();
-        Ok(Address { repository, image, spelling: spelling.to_owned(), base, namespace })
+        Ok(Address { scope: Scope { repository, image }, spelling, front: self.front(), namespace })
     }
 
     /// What stands before `/v2/` for the client.
@@ -243,7 +246,8 @@ pub mod tests {
         Site { public_host: Some("reg.localhost".into()), ..Site::default() }
     }
 
-    fn find(host: &str, path: &str, query: Option<&str>) -> Result<Address, WireError> {
+    /// The repository, the image, and how the client reads them.
+    fn find(host: &str, path: &str, query: Option<&str>) -> Result<(Scope, String, String), WireError> {
         let site = site();
         let route = route(&http::Method::GET, path, query)?;
         let namespace = crate::docker::route::parameter(query, "ns");
@@ -255,7 +259,11 @@ pub mod tests {
             namespace: namespace.as_deref(),
         };
         match route.target {
-            Target::Content { name, .. } => entrance.resolve(&table(), name),
+            Target::Content { name, .. } => {
+                let found = entrance.resolve(&table(), name)?;
+                let base = found.base();
+                Ok((found.scope, found.spelling.to_owned(), base))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -302,8 +310,9 @@ pub mod tests {
             ("quay.localhost", "/v2/a/tags/list", Some("ns=elsewhere.test"), "quay a a /v2/a"),
         ];
         for (host, path, query, expected) in cases {
-            let found = find(host, path, query).unwrap_or_else(|e| panic!("{host} {path}: {e:?}"));
-            let line = format!("{} {} {} {}", found.repository.name, found.image, found.spelling, found.base);
+            let (scope, spelling, base) =
+                find(host, path, query).unwrap_or_else(|e| panic!("{host} {path}: {e:?}"));
+            let line = format!("{} {} {spelling} {base}", scope.repository.name, scope.image);
             assert_eq!(line, expected, "{host} {path} {query:?}");
         }
     }
@@ -388,7 +397,7 @@ pub mod tests {
                 if query.is_some() && image.split_once('/').is_some_and(|(first, _)| table().by_name(first).is_some()) {
                     continue;
                 }
-                let found = find(host, &path, query).expect("a legal address");
+                let (found, ..) = find(host, &path, query).expect("a legal address");
                 prop_assert_eq!(found.repository.name.as_str(), "quay");
                 prop_assert_eq!(found.image.as_str(), &image);
                 let routed = route(&http::Method::GET, &path, query).expect("a legal path");

@@ -22,22 +22,23 @@ pub use challenge::BadCredentials;
 pub use permit::Openness;
 pub use token::{MAX_FORM, token, token_path};
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 
 use crate::engine::{Engine, Identity, PageQuery, Principal, Repositories, Repository, Scope};
+use crate::names::Reference;
 use crate::reply::{Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
 use permit::Right;
 use route::{Action, Push, Target};
-use wire::{Code, WireError};
+use wire::{API_VERSION, Code, REGISTRY_2, WireError};
 
-const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
 /// What is known of a request besides the request itself.
@@ -80,7 +81,14 @@ pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Optio
     let answered = match understand(engine, context, request, namespace.as_deref(), &mut note) {
         Ok(Understood::Told(reply)) => Ok(reply),
         Ok(Understood::Catalog { .. }) => return None,
-        Ok(Understood::Asks(call, action)) => Ok(call.finish(call.at_once(&action)?)),
+        Ok(Understood::Asks(call, action)) => match call.at_once(&action)? {
+            Ok(mut reply) => {
+                call.name_namespace(&mut reply);
+                describe(&mut reply, note);
+                return Some(reply);
+            }
+            Err(error) => Ok(call.finish(Err(error))),
+        },
         Err(error) => Err(error),
     };
     Some(finish(answered, context, note))
@@ -103,10 +111,15 @@ pub async fn handle(
     reply
 }
 
-fn finish(answered: Result<Reply, WireError>, context: &Context<'_>, mut note: Note) -> Reply {
-    let reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
-    note.verdict = reply.note.verdict;
-    reply.with_static(API_VERSION, "registry/2.0").with_note(note)
+fn finish(answered: Result<Reply, WireError>, context: &Context<'_>, note: Note) -> Reply {
+    let mut reply = answered.unwrap_or_else(|error| error.into_reply(context.request_id));
+    reply.headers.insert(API_VERSION, REGISTRY_2);
+    describe(&mut reply, note);
+    reply
+}
+
+fn describe(reply: &mut Reply, note: Note) {
+    reply.note = Note { verdict: reply.note.verdict, ..note };
 }
 
 /// Whether the client is done sending what was not wanted, and so listens. One that asked first is not made to send.
@@ -185,7 +198,7 @@ fn understand<'a>(
     let right = action.right();
     match entrance.resolve(&directory, name) {
         Ok(address) => {
-            describe(note, &address, &action);
+            note_address(note, &address.scope, &action);
             let call = Call { engine, context, request, entrance, directory, address, name, right };
             Ok(Understood::Asks(call, action))
         }
@@ -210,7 +223,7 @@ struct Call<'a> {
     request: &'a Parts,
     entrance: Entrance<'a>,
     directory: Visible<'a>,
-    address: Address,
+    address: Address<'a>,
     /// As it stands in the path.
     name: &'a str,
     right: Right,
@@ -218,23 +231,27 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn finish(&self, answered: Result<Reply, WireError>) -> Reply {
-        let reply = answered.unwrap_or_else(|error| {
+        let mut reply = answered.unwrap_or_else(|error| {
             let scope = challenge::image_scope(self.name, self.right);
             refuse(self.context, &self.entrance, error, scope)
         });
-        match &self.address.namespace {
-            Some(namespace) => reply.with_header(OCI_NAMESPACE, namespace),
-            None => reply,
+        self.name_namespace(&mut reply);
+        reply
+    }
+
+    fn name_namespace(&self, reply: &mut Reply) {
+        let namespace = self.address.namespace.map(HeaderValue::from_str);
+        if let Some(Ok(namespace)) = namespace {
+            reply.headers.insert(OCI_NAMESPACE, namespace);
         }
     }
 
     /// Where to look for what was asked; decided before anything is looked up. What the caller may not see is looked
     /// for where nothing is, and so answered as if it did not exist.
-    fn permitted(&self, action: &Action) -> Result<Scope, WireError> {
-        let Address { repository, image, .. } = &self.address;
-        let scope = |repository| Scope { repository, image: image.clone() };
+    fn permitted(&self, action: &Action) -> Result<Cow<'_, Scope>, WireError> {
+        let Scope { repository, image } = &self.address.scope;
         let Err(error) = permit::may(self.context, repository, image, self.right) else {
-            return Ok(scope(repository.clone()));
+            return Ok(Cow::Borrowed(&self.address.scope));
         };
         if error.code != Code::NameUnknown {
             return Err(error);
@@ -246,7 +263,9 @@ impl Call<'_> {
             _ => {}
         }
         match repository.emptied() {
-            Some(empty) if self.right == Right::Pull => Ok(scope(Arc::new(empty))),
+            Some(empty) if self.right == Right::Pull => {
+                Ok(Cow::Owned(Scope { repository: Arc::new(empty), image: image.clone() }))
+            }
             _ => Err(missing(action, error)),
         }
     }
@@ -294,8 +313,7 @@ impl Call<'_> {
 
     /// Another image, as this client spells it. Whether it may be read is another matter.
     fn resolve(&self, name: &str) -> Option<Scope> {
-        let address = self.entrance.resolve(&self.directory, name).ok()?;
-        Some(Scope { repository: address.repository, image: address.image })
+        Some(self.entrance.resolve(&self.directory, name).ok()?.scope)
     }
 }
 
@@ -332,12 +350,12 @@ fn moved(entrance: &Entrance<'_>, note: &mut Note) -> Reply {
     Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, &format!("{}/v2/", entrance.front()))
 }
 
-fn describe(note: &mut Note, address: &Address, action: &Action) {
-    note.repository = Some(address.repository.name.clone());
-    note.image = Some(address.image.clone());
+fn note_address(note: &mut Note, scope: &Scope, action: &Action) {
+    note.repository = Some(scope.repository.name.clone());
+    note.image = Some(scope.image.clone());
     note.reference = match action {
-        Action::Manifest { reference, .. } => Some(reference.to_string()),
-        Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(digest.to_string()),
+        Action::Manifest { reference, .. } => Some(reference.clone()),
+        Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(Reference::Digest(*digest)),
         Action::Push(push) => push.reference(),
         Action::Tags { .. } => None,
     };

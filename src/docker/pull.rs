@@ -1,8 +1,6 @@
 //! Owns the answers to pulls: manifests and blobs, with their headers, conditions and ranges.
 //! Must not know: how the engine came by the bytes.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{
@@ -11,10 +9,10 @@ use http::header::{
 };
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::wire::{WireError, X_CACHE};
-use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Scope, Verdict, Want};
+use super::wire::{API_VERSION, REGISTRY_2, WireError, X_CACHE};
+use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Remembered, Scope, Verdict, Want};
 use crate::names::{Digest, RangeRequest, Reference};
-use crate::reply::{Content, Reply};
+use crate::reply::{Content, Head, Reply};
 
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -48,7 +46,10 @@ pub fn manifest_at_once(
     headers: &HeaderMap,
 ) -> Option<Reply> {
     let found = engine.manifest_at_once(scope, reference)?;
-    Some(manifest_reply(found, want, headers))
+    if headers.contains_key(IF_NONE_MATCH) {
+        return Some(manifest_reply(found.manifest(), want, headers));
+    }
+    Some(again(&found, want, || manifest_reply(found.manifest(), Want::Head, headers)))
 }
 
 /// Answers a blob, or the part of it that was asked for.
@@ -73,8 +74,27 @@ pub fn blob_at_once(
     headers: &HeaderMap,
 ) -> Option<Result<Reply, WireError>> {
     let asked = BlobAsked::read(digest, want, headers);
-    let found = engine.blob_at_once(scope, digest, asked.want)?;
-    Some(found.map(|found| asked.reply(found)).map_err(WireError::from))
+    let found = engine.blob_at_once(scope, digest, asked.want.want)?;
+    if asked.has_it || asked.want.range != RangeRequest::Whole {
+        return Some(found.blob(asked.want).map(|found| asked.reply(found)).map_err(WireError::from));
+    }
+    let whole = || {
+        let (size, verdict) = (found.bytes().len() as u64, found.verdict());
+        blob_reply(BlobAnswer { digest: *digest, size, range: None, reader: None, verdict })
+    };
+    Some(Ok(again(&found, want, whole)))
+}
+
+/// An answer from memory, whose head is `first` when it is first given, and later a copy of that.
+fn again(found: &Remembered, want: Want, first: impl Fn() -> Reply) -> Reply {
+    let head = || Head::of(first());
+    let content = if want == Want::Body { Content::Bytes(found.bytes()) } else { Content::Empty };
+    let mut reply = match found.beside(head) {
+        Some(head) => head.reply(content),
+        None => head().reply(content),
+    };
+    reply.note.verdict = Some(found.verdict());
+    reply
 }
 
 /// What of a blob a client asks for.
@@ -149,6 +169,7 @@ fn described(status: StatusCode, digest: &Digest, verdict: Verdict) -> Reply {
     let mut reply = Reply::empty(status);
     reply.headers.insert(DOCKER_CONTENT_DIGEST, text);
     reply.headers.insert(ETAG, tag);
+    reply.headers.insert(API_VERSION, REGISTRY_2);
     reply.headers.insert(X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     if verdict != Verdict::Local {
         reply.headers.insert(X_CACHE, HeaderValue::from_static(verdict.as_str()));
@@ -159,9 +180,7 @@ fn described(status: StatusCode, digest: &Digest, verdict: Verdict) -> Reply {
 
 /// A digest in quotes, and without: one text, seen in two ways.
 fn entity_tag(digest: &Digest) -> (HeaderValue, HeaderValue) {
-    let mut text = String::with_capacity(160);
-    write!(text, "\"{digest}\"").expect("a String takes whatever is written to it");
-    let quoted = Bytes::from(text);
+    let quoted = Bytes::from(["\"", digest.text().as_str(), "\""].concat());
     let bare = quoted.slice(1..quoted.len() - 1);
     let value = |text| HeaderValue::from_maybe_shared(text).expect("a digest is plain text");
     (value(quoted), value(bare))

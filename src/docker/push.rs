@@ -71,7 +71,7 @@ fn media_type(value: &HeaderValue) -> Result<MediaType, WireError> {
 fn pushed(call: &Call<'_>, pushed: &PushedManifest, asked: &[Tag]) -> Reply {
     let digest = pushed.digest.to_string();
     let mut reply = Reply::empty(StatusCode::CREATED)
-        .with_header(LOCATION, &format!("{}/manifests/{digest}", call.address.base))
+        .with_header(LOCATION, &format!("{}/manifests/{digest}", call.address.base()))
         .with_header(DOCKER_CONTENT_DIGEST, &digest);
     if let Some(subject) = &pushed.subject {
         reply = reply.with_header(OCI_SUBJECT, &subject.to_string());

@@ -19,7 +19,7 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 pub async fn list(
     engine: &Engine,
     scope: &Scope,
-    address: &Address,
+    address: &Address<'_>,
     digest: &Digest,
     query: &str,
 ) -> Result<Reply, WireError> {
@@ -43,7 +43,7 @@ fn local_query(query: &str) -> Result<ReferrersQuery, WireError> {
     Ok(ReferrersQuery { artifact_type, n: route::page(query)?.n, last })
 }
 
-fn page_reply(page: ReferrersPage, address: &Address, digest: &Digest) -> Reply {
+fn page_reply(page: ReferrersPage, address: &Address<'_>, digest: &Digest) -> Reply {
     let mut reply = Reply::bytes(StatusCode::OK, MediaType::OCI_INDEX, page.bytes);
     if page.verdict != Verdict::Local {
         reply = reply.with_header(X_CACHE, page.verdict.as_str());

@@ -72,19 +72,18 @@ pub enum Push {
 
 impl Push {
     /// What is pushed or removed, for the log.
-    pub fn reference(&self) -> Option<String> {
-        match self {
+    pub fn reference(&self) -> Option<Reference> {
+        let digest = match self {
             Self::PutManifest { reference, .. } | Self::DeleteManifest { reference } => {
-                Some(reference.to_string())
+                return Some(reference.clone());
             }
-            Self::DeleteBlob { digest } | Self::Upload { step: Step::Finish { digest }, .. } => {
-                Some(digest.to_string())
-            }
+            Self::DeleteBlob { digest } | Self::Upload { step: Step::Finish { digest }, .. } => Some(*digest),
             Self::StartUpload(Start { mount, digest, .. }) => {
-                digest.or(mount.as_ref().map(|mount| mount.digest)).map(|digest| digest.to_string())
+                digest.or(mount.as_ref().map(|mount| mount.digest))
             }
             Self::Upload { .. } => None,
-        }
+        };
+        digest.map(Reference::Digest)
     }
 }
 
@@ -198,15 +197,14 @@ fn check_path(path: &str) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Whether there is nothing to look at more closely. Nearly every path is so, and that is seen in one go.
+/// Whether there is nothing to look at more closely. Nearly every path is so, and that is seen without a branch.
 fn is_plain(path: &str) -> bool {
-    let mut before = b'/';
-    let plain = |byte: u8| {
-        let begins_oddly = before == b'/' && matches!(byte, b'/' | b'.');
-        before = byte;
-        byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'%') && !begins_oddly
-    };
-    path.strip_prefix('/').is_some_and(|rest| rest.bytes().all(plain))
+    let bytes = path.as_bytes();
+    let legal = |byte: &u8| byte.is_ascii_graphic() & !matches!(byte, b'\\' | b'%');
+    let begins_oddly = |(before, byte): (&u8, &u8)| (*before == b'/') & matches!(byte, b'/' | b'.');
+    let all_legal = bytes.iter().fold(true, |all, byte| all & legal(byte));
+    let pairs = bytes.iter().zip(bytes.iter().skip(1));
+    all_legal & path.starts_with('/') & !pairs.fold(false, |seen, pair| seen | begins_oddly(pair))
 }
 
 /// `sha256%3A…` with its colon; anything else as it is.

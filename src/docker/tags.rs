@@ -15,13 +15,13 @@ use crate::reply::Reply;
 pub async fn list(
     engine: &Engine,
     scope: &Scope,
-    address: &Address,
+    address: &Address<'_>,
     page: PageQuery,
 ) -> Result<Reply, WireError> {
     Ok(page_reply(engine.tags(scope, page).await?, address))
 }
 
-fn page_reply(page: TagsPage, address: &Address) -> Reply {
+fn page_reply(page: TagsPage, address: &Address<'_>) -> Reply {
     let body = json!({ "name": address.spelling, "tags": page.tags });
     let mut reply = Reply::json(StatusCode::OK, &body);
     if page.verdict != Verdict::Local {
@@ -32,17 +32,17 @@ fn page_reply(page: TagsPage, address: &Address) -> Reply {
 }
 
 /// `Link: </v2/…?…>; rel="next"`. From elsewhere comes the query only, and only one that can stand in a link.
-pub fn link_next(reply: Reply, address: &Address, endpoint: &str, query: Option<&str>) -> Reply {
+pub fn link_next(reply: Reply, address: &Address<'_>, endpoint: &str, query: Option<&str>) -> Reply {
     let legal = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'<' | b'>' | b'"' | b'\\' | b'#');
     let Some(query) = query.filter(|query| query.bytes().all(legal)) else {
         return reply;
     };
     let mut query = without_namespace(query);
-    if let Some(namespace) = &address.namespace {
+    if let Some(namespace) = address.namespace {
         let encoded: String = url::form_urlencoded::byte_serialize(namespace.as_bytes()).collect();
         query = format!("{query}&ns={encoded}");
     }
-    reply.with_header(LINK, &format!("<{}/{endpoint}?{query}>; rel=\"next\"", address.base))
+    reply.with_header(LINK, &format!("<{}/{endpoint}?{query}>; rel=\"next\"", address.base()))
 }
 
 #[cfg(test)]
@@ -51,14 +51,10 @@ pub mod tests {
     use crate::docker::address::tests::remote;
     use crate::reply::Content;
 
-    pub fn address(namespace: Option<&str>) -> Address {
-        Address {
-            repository: remote(1, "docker-remote", "https://registry-1.docker.io", |_| {}),
-            image: "library/redis".parse().expect("a legal name"),
-            spelling: "redis".into(),
-            base: "/repo/docker-remote/v2/redis".into(),
-            namespace: namespace.map(str::to_owned),
-        }
+    pub fn address(namespace: Option<&str>) -> Address<'_> {
+        let repository = remote(1, "docker-remote", "https://registry-1.docker.io", |_| {});
+        let scope = Scope { repository, image: "library/redis".parse().expect("a legal name") };
+        Address { scope, spelling: "redis", front: "/repo/docker-remote".into(), namespace }
     }
 
     fn reply(next: Option<&str>, namespace: Option<&str>) -> Reply {

@@ -195,7 +195,7 @@ fn grant(
         let Ok(address) = entrance.resolve(directory, name) else {
             continue;
         };
-        let (repository, image) = (&address.repository, &address.image);
+        let (repository, image) = (&address.scope.repository, &address.scope.image);
         let may = |right: &&Role| {
             let kind = repository.remote().is_none() || **right == Role::Read;
             kind && permit::allows(context.openness, principal, repository, image, **right)

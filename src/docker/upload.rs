@@ -86,7 +86,7 @@ pub async fn step(
     answer.map_err(|error| error.of_upload(&location(call, id)))
 }
 
-/// What may not be read is looked for all the same, so that the time it takes tells nothing.
+/// What may not be read is left out, as if it were not there.
 async fn mounted(call: &Call<'_>, scope: &Scope, mount: &Mount) -> Result<bool, WireError> {
     let candidates = match &mount.from {
         Some(from) => call.resolve(from).into_iter().collect(),
@@ -144,7 +144,7 @@ async fn take(call: &Call<'_>, upload: &mut Upload, body: &mut impl Incoming) ->
         upload.expect(bytes).await?;
     }
     let taken = body::append(body, upload).await?;
-    call.engine.metrics().bytes_from_clients(call.address.repository.name.as_str(), taken);
+    call.engine.metrics().bytes_from_clients(call.address.scope.repository.name.as_str(), taken);
     if contradicts(taken) {
         let message = format!("Content-Range names another number of bytes than the {taken} that came");
         return Err(WireError::new(Code::SizeInvalid, message));
@@ -178,7 +178,7 @@ fn content_range(headers: &HeaderMap) -> Result<Option<ChunkRange>, WireError> {
 }
 
 fn location(call: &Call<'_>, id: &UploadId) -> String {
-    format!("{}/blobs/uploads/{id}", call.address.base)
+    format!("{}/blobs/uploads/{id}", call.address.base())
 }
 
 /// `Range` cannot say that nothing came: `0-0` is what the specification has for that.
@@ -191,7 +191,7 @@ fn progress(call: &Call<'_>, status: StatusCode, id: &UploadId, len: u64) -> Rep
 
 fn created(call: &Call<'_>, digest: &Digest) -> Reply {
     Reply::empty(StatusCode::CREATED)
-        .with_header(LOCATION, &format!("{}/blobs/{digest}", call.address.base))
+        .with_header(LOCATION, &format!("{}/blobs/{digest}", call.address.base()))
         .with_header(DOCKER_CONTENT_DIGEST, &digest.to_string())
 }
 

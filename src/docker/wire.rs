@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::{ALLOW, CONTENT_RANGE, HeaderName, LOCATION, RANGE, RETRY_AFTER};
+use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
 use crate::engine::{EngineError, ErrorKind, Verdict};
 use crate::names::Digest;
 use crate::reply::Reply;
 
+/// Said with every answer: clients know by it that this is a registry.
+pub const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub const REGISTRY_2: HeaderValue = HeaderValue::from_static("registry/2.0");
 pub const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 
 /// The error codes of the OCI distribution-spec, and after them those that older registries added.

@@ -1,15 +1,20 @@
 //! Owns the small answers kept in memory: manifests and blobs up to 64 KiB, 32 MiB in all.
 //! Must not know: rights. Who asks was let in before, each time.
 
+use std::any::Any;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use super::blobs::answered_from_memory;
+use super::manifests::from_memory;
+use super::model::{BlobAnswer, BlobWant, EngineError, Manifest, Verdict};
 use crate::clock::Millis;
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId};
 
@@ -31,7 +36,7 @@ pub(super) enum Of {
     Blob(Digest),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Answer {
     pub digest: Digest,
     /// `None` for a blob.
@@ -39,6 +44,53 @@ pub(super) struct Answer {
     pub bytes: Bytes,
     /// Of a tag's answer; what a digest names is good for ever.
     pub fresh: Option<Fresh>,
+    pub beside: Beside,
+}
+
+/// What was made of an answer by whoever gives it: this room need not know what that is.
+#[derive(Default)]
+pub(super) struct Beside(OnceLock<Box<dyn Any + Send + Sync>>);
+
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Beside").field(&self.0.get().is_some()).finish()
+    }
+}
+
+/// An answer from memory.
+#[derive(Debug)]
+pub struct Remembered {
+    answer: Arc<Answer>,
+    verdict: Verdict,
+}
+
+impl Remembered {
+    pub(super) fn new(answer: Arc<Answer>, verdict: Verdict) -> Self {
+        Self { answer, verdict }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> Bytes {
+        self.answer.bytes.clone()
+    }
+
+    pub fn manifest(&self) -> Manifest {
+        Manifest { verdict: self.verdict, ..from_memory(&self.answer) }
+    }
+
+    pub fn blob(&self, want: BlobWant) -> Result<BlobAnswer, EngineError> {
+        Ok(BlobAnswer { verdict: self.verdict, ..answered_from_memory(&self.answer, want)? })
+    }
+
+    /// What was made of this answer when it was first given, kept as long as it is. `None` where somebody made
+    /// something else of it.
+    pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.answer.beside.0.get_or_init(|| Box::new(make())).downcast_ref()
+    }
 }
 
 /// How long a tag's answer is good, under the policy by which that was reckoned.
@@ -67,8 +119,8 @@ struct ByBytes;
 
 impl Weighter<AnswerKey, Arc<Answer>> for ByBytes {
     fn weight(&self, _: &AnswerKey, answer: &Arc<Answer>) -> u64 {
-        // The entry itself costs about as much as a small text.
-        answer.bytes.len() as u64 + 256
+        // With what is kept beside it.
+        answer.bytes.len() as u64 + 2048
     }
 }
 
@@ -93,7 +145,7 @@ impl Answers {
     }
 
     /// Keeps an answer, unless something was committed since `noted`.
-    pub fn insert(&self, key: AnswerKey, answer: Answer, noted: Generation) {
+    pub fn insert(&self, key: AnswerKey, answer: Arc<Answer>, noted: Generation) {
         if answer.bytes.len() as u64 > SMALL {
             return;
         }
@@ -101,7 +153,7 @@ impl Answers {
         if current.load(Ordering::Acquire) != noted.number {
             return;
         }
-        self.cache.insert(key.clone(), Arc::new(answer));
+        self.cache.insert(key.clone(), answer);
         // A commit may have come between the look and the insertion, and have found nothing to remove.
         if current.load(Ordering::Acquire) != noted.number {
             self.cache.remove(&key);
@@ -141,13 +193,14 @@ mod tests {
         AnswerKey { repository: RepositoryId(1), image: "a/b".parse().expect("a name"), of }
     }
 
-    fn answer(bytes: &'static [u8], until: Option<u64>) -> Answer {
-        Answer {
+    fn answer(bytes: &'static [u8], until: Option<u64>) -> Arc<Answer> {
+        Arc::new(Answer {
             digest: Digest::of(Algorithm::Sha256, bytes),
             media_type: None,
             bytes: Bytes::from_static(bytes),
             fresh: until.map(|until| Fresh { until: Millis(until), tag_ttl: Duration::from_secs(60) }),
-        }
+            beside: Beside::default(),
+        })
     }
 
     #[test]
@@ -161,6 +214,14 @@ mod tests {
         let noted = answers.generation(key.repository, &key.image);
         answers.insert(key.clone(), answer(b"new", None), noted);
         assert!(answers.get(&key, Millis(0)).is_some());
+    }
+
+    #[test]
+    fn what_is_made_of_an_answer_is_made_once() {
+        let found = Remembered::new(answer(b"x", None), Verdict::Hit);
+        assert_eq!(found.beside(|| 1_u8), Some(&1));
+        assert_eq!(found.beside(|| 2_u8), Some(&1));
+        assert_eq!(found.beside(|| "a text"), None);
     }
 
     #[test]

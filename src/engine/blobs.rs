@@ -1,9 +1,11 @@
 //! Owns reading blobs of remotes: permission first, then the copy that lies here, or a fill to read along.
 //! Must not know: HTTP, how flights are scheduled.
 
+use std::sync::Arc;
+
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Generation, Of, SMALL};
+use super::answers::{Answer, AnswerKey, Beside, Generation, Of, Remembered, SMALL};
 use super::bypass::Bypass;
 use super::errors::refused;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Task};
@@ -68,8 +70,8 @@ impl Engine {
         digest: &Digest,
         want: BlobWant,
     ) -> Result<BlobAnswer, EngineError> {
-        if let Some(answered) = self.blob_at_once(scope, digest, want) {
-            return answered;
+        if let Some(found) = self.blob_at_once(scope, digest, want.want) {
+            return found.blob(want);
         }
         let key = blob_key(scope, digest);
         match scope.repository.remote() {
@@ -79,24 +81,18 @@ impl Engine {
     }
 
     /// The same, where it is in memory; `None` where it must be waited for.
-    pub fn blob_at_once(
-        &self,
-        scope: &Scope,
-        digest: &Digest,
-        want: BlobWant,
-    ) -> Option<Result<BlobAnswer, EngineError>> {
+    pub fn blob_at_once(&self, scope: &Scope, digest: &Digest, want: Want) -> Option<Remembered> {
         let is_local = scope.repository.local().is_some();
-        if is_local && want.want == Want::Head {
+        if is_local && want == Want::Head {
             // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
             return None;
         }
         let answer = self.shared.answers.get(&blob_key(scope, digest), self.shared.clock.now())?;
-        let answered = answered_from_memory(&answer, want);
         if is_local {
-            return Some(answered.map(|answer| BlobAnswer { verdict: Verdict::Local, ..answer }));
+            return Some(Remembered::new(answer, Verdict::Local));
         }
         self.touch(digest);
-        Some(answered)
+        Some(Remembered::new(answer, Verdict::Hit))
     }
 
     async fn blob_from_disk_or_upstream(
@@ -308,8 +304,9 @@ impl Engine {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let answer = Answer { digest: *digest, media_type: None, bytes, fresh: None };
-            self.shared.answers.insert(key.clone(), answer.clone(), noted);
+            let beside = Beside::default();
+            let answer = Arc::new(Answer { digest: *digest, media_type: None, bytes, fresh: None, beside });
+            self.shared.answers.insert(key.clone(), Arc::clone(&answer), noted);
             return answered_from_memory(&answer, want).map(Some);
         }
         let range = resolve(want.range, size)?;

@@ -8,7 +8,7 @@ use super::model::{EngineError, ErrorKind, Scope, StoredImage, StoredTag};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::meta::{CopyRow, DocumentRow, LinkRow, MetaExt as _, Prefix, Row, TagRow};
-use crate::names::{Digest, ImageName, RepositoryName, manifest};
+use crate::names::{Digest, ImageName, Reference, RepositoryName, Tag, manifest};
 
 pub(super) const PAGE: usize = 1_000;
 /// Indexes within indexes are followed this far down.
@@ -41,6 +41,41 @@ impl Engine {
         let found =
             self.shared.read(move |shared| images_of(shared, &repository, &(repository.id, name))).await?;
         found.into_iter().next().ok_or_else(|| no_image(scope))
+    }
+}
+
+/// What a reference names in an image, from its tags alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedManifest {
+    pub digest: Digest,
+    /// All that name it.
+    pub tags: Vec<Tag>,
+}
+
+impl Engine {
+    /// `None`: there is no such tag. Reads the image's tags, and nothing of what they name.
+    pub async fn named_manifest(
+        &self,
+        scope: &Scope,
+        reference: &Reference,
+    ) -> Result<Option<NamedManifest>, EngineError> {
+        let (image, wanted) = ((scope.repository.id, scope.image.clone()), reference.clone());
+        let find = move |shared: &Shared| {
+            let digest = match wanted {
+                Reference::Digest(digest) => digest,
+                Reference::Tag(tag) => match shared.meta.get::<TagRow>(&(image.0, image.1.clone(), tag))? {
+                    Some(row) => row.digest,
+                    None => return Ok(None),
+                },
+            };
+            let mut tags = Vec::new();
+            shared.meta.each::<TagRow, EngineError>(&image, |key, row| {
+                tags.extend((row.digest == digest).then_some(key.2));
+                Ok(())
+            })?;
+            Ok(Some(NamedManifest { digest, tags }))
+        };
+        self.shared.read(find).await
     }
 }
 

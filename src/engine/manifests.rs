@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Fresh, Generation, Of};
+use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
@@ -37,8 +37,8 @@ impl Engine {
         reference: &Reference,
         want: Want,
     ) -> Result<Manifest, EngineError> {
-        if let Some(manifest) = self.manifest_at_once(scope, reference) {
-            return Ok(manifest);
+        if let Some(found) = self.manifest_at_once(scope, reference) {
+            return Ok(found.manifest());
         }
         let key = answer_key(scope, reference.clone());
         let Some(remote) = scope.repository.remote() else {
@@ -53,10 +53,10 @@ impl Engine {
     }
 
     /// The same, where it is in memory and fresh; `None` where it must be waited for.
-    pub fn manifest_at_once(&self, scope: &Scope, reference: &Reference) -> Option<Manifest> {
+    pub fn manifest_at_once(&self, scope: &Scope, reference: &Reference) -> Option<Remembered> {
         let answer = self.remembered(scope, &answer_key(scope, reference.clone()))?;
         let verdict = if scope.repository.remote().is_some() { Verdict::Hit } else { Verdict::Local };
-        Some(Manifest { verdict, ..from_memory(&answer) })
+        Some(Remembered::new(answer, verdict))
     }
 
     async fn manifest_by_stored_tag(
@@ -340,12 +340,13 @@ impl Engine {
         if manifest.bytes.is_empty() {
             return;
         }
-        let answer = Answer {
+        let answer = Arc::new(Answer {
             digest: manifest.digest,
             media_type: Some(manifest.media_type.clone()),
             bytes: manifest.bytes.clone(),
             fresh,
-        };
+            beside: Beside::default(),
+        });
         self.shared.answers.insert(key, answer, noted);
     }
 

@@ -52,8 +52,10 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
+pub use answers::Remembered;
 pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
+pub use images::NamedManifest;
 pub use model::{
     BlobAnswer, BlobWant, Check, Collected, Damaged, EngineError, ErrorKind, Manifest, PageQuery, Purge,
     Purged, ReferrersPage, Remedy, Scope, ScrubReport, Status, StoredImage, StoredTag, TagsPage, Verdict,

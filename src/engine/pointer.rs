@@ -143,7 +143,6 @@ impl Flight<'_> {
             media_type: resolution.media_type.to_string(),
             checked_ms: self.shared.clock.wall().0,
             size: resolution.size,
-            etag: None,
         };
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_present::<RepositoryRow>(&repository);
@@ -205,11 +204,7 @@ impl Flight<'_> {
             bytes: manifest.bytes.clone(),
         };
         batch.put(&manifest.digest, &document);
-        let own = LinkRow {
-            media_type: Some(manifest.media_type.to_string()),
-            size: manifest.size,
-            origin_proven: true,
-        };
+        let own = LinkRow { media_type: Some(manifest.media_type.to_string()), size: manifest.size };
         batch.put(&link(manifest.digest), &own);
         // What cannot be parsed is passed through all the same: only then it names nothing that we know of.
         if let Ok(view) = manifest::parse(&manifest.bytes) {
@@ -217,7 +212,7 @@ impl Flight<'_> {
             // enough to read what lies here for somebody else.
             for named in view.references.into_iter().filter(|named| !named.external) {
                 let media_type = named.media_type.map(|media_type| media_type.to_string());
-                let row = LinkRow { media_type, size: named.size, origin_proven: false };
+                let row = LinkRow { media_type, size: named.size };
                 batch.put(&link(named.digest), &row);
             }
         }
@@ -229,7 +224,6 @@ impl Flight<'_> {
                 media_type: manifest.media_type.to_string(),
                 checked_ms: now,
                 size: manifest.size,
-                etag: None,
             };
             batch.put(&(repository, image.clone(), tag.clone()), &row);
             let resolution = Resolution {
@@ -273,7 +267,7 @@ impl Flight<'_> {
         let key = (self.source.repository, image, digest);
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_present::<RepositoryRow>(&self.source.repository);
-        batch.put(&key, &LinkRow { media_type: None, size, origin_proven: true });
+        batch.put(&key, &LinkRow { media_type: None, size });
         if let Err(error) = self.shared.meta.apply(batch).await {
             tracing::warn!(%digest, %error, "a proof cannot be noted");
         }

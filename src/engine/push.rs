@@ -245,7 +245,7 @@ impl Checked {
         let size = self.bytes.len() as u64;
         let media_type = self.media_type.to_string();
         let mut batch = Batch::new(promised());
-        let link = LinkRow { media_type: Some(media_type.clone()), size, origin_proven: true };
+        let link = LinkRow { media_type: Some(media_type.clone()), size };
         link_to(shared, &mut batch, &self.image, &self.digest, &link);
         batch.put(&self.digest, &ContentRow { size, pushed: true });
         let document =
@@ -264,13 +264,7 @@ impl Checked {
                     None => batch.require_absent::<TagRow>(&key),
                 };
             }
-            let row = TagRow {
-                digest: self.digest,
-                media_type: media_type.clone(),
-                checked_ms: now,
-                size,
-                etag: None,
-            };
+            let row = TagRow { digest: self.digest, media_type: media_type.clone(), checked_ms: now, size };
             batch.put(&key, &row);
         }
         if let Some(subject) = &self.view.subject {

@@ -80,4 +80,13 @@ mod tests {
         let share = Settings { max_size: MaxSize::Percent(80), ..settings };
         assert_eq!(share.limit(0, 1_000, 1_000), 800);
     }
+
+    #[test]
+    fn a_small_disk_keeps_less_free() {
+        let settings = Settings { max_size: MaxSize::Percent(100), min_free: None, ..Settings::default() };
+        let kept = |total: u64| total - settings.limit(0, total, total);
+        assert_eq!([10_000 << 30, 20 << 30].map(kept), [5 << 30, 1 << 30]);
+        let set = Settings { min_free: Some(7 << 30), ..settings };
+        assert_eq!(set.limit(0, 20 << 30, 20 << 30), 13 << 30);
+    }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{FIELDS, FormError, RepositoryForm};
-use crate::text::closest;
+use crate::text::{closest, redacted};
 
 impl RepositoryForm {
     /// Reads a JSON body; whatever is wrong is told with its field.
@@ -35,16 +35,11 @@ fn diagnose(body: &[u8], error: &serde_json::Error) -> FormError {
         }
         let alone = Value::Object(Map::from_iter([(field.clone(), value)]));
         if let Err(error) = RepositoryForm::deserialize(alone) {
-            return FormError::new(&field, redact(&field, error.to_string()));
+            return FormError::new(&field, redacted(&field, &error));
         }
     }
     // Every field is right alone, so one was written twice; serde's words name it.
     let message = error.to_string();
     let field = message.split('`').nth(1).map(str::to_owned);
     FormError { field, message, hint: None }
-}
-
-/// serde repeats what it found, which for a password is nobody's business.
-fn redact(field: &str, message: String) -> String {
-    if field == "password" { "expected a text that is not empty".to_owned() } else { message }
 }

@@ -2,7 +2,6 @@
 //! against a panic. Must not know: what is asked, and what a registry is.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,16 +12,17 @@ use std::task::Poll;
 use futures_util::future::{self, Either, Ready};
 use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use ipnet::IpNet;
 
 use super::body::{ResponseBody, Way, Witness};
-use super::caller::{Caller, HostFault, Peer, RequestId, X_REQUEST_ID};
+use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
-use crate::reply::{Content, Note, Reply};
-use crate::telemetry::{Answer, Metrics, Told};
+use crate::names::Reference;
+use crate::reply::{Content, Note, Reply, X_REQUEST_ID};
+use crate::telemetry::{AccessLog, Answer, Client, Entry, Metrics, Told};
 
 /// Most bytes of a request's headers.
 const LARGEST_HEAD: usize = 32 << 10;
@@ -44,6 +44,8 @@ pub struct Arrival<B> {
 #[derive(Debug)]
 pub struct Envelope {
     pub metrics: Arc<Metrics>,
+    /// `None` where nobody wants these lines.
+    pub log: Option<AccessLog>,
     pub clock: Clock,
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -52,7 +54,7 @@ impl Envelope {
     /// Answers a request: by `at_once` if it can, and else by `later`, whose future waits. Dropped half-way, when the
     /// client has gone, it still writes its line.
     pub fn answer<'a, B, F>(
-        &'a self,
+        self: &'a Arc<Self>,
         request: Request<B>,
         peer: Peer,
         at_once: impl FnOnce(&Arrival<B>) -> Option<Reply>,
@@ -74,7 +76,7 @@ impl Envelope {
         line.client = caller.client;
         // A proxy reads the bytes itself, and on this machine that costs it more than it saves us.
         let way = if caller.proxied { Way::Copied } else { Way::Windows };
-        let arrival = Arrival { parts, body, caller, request_id: line.request_id.clone() };
+        let arrival = Arrival { parts, body, caller, request_id: line.request_id };
         let reply = catch_unwind(AssertUnwindSafe(|| at_once(&arrival)))
             .unwrap_or_else(|_| Some(panic_reply(line.request_id.as_str())));
         if let Some(reply) = reply {
@@ -102,7 +104,7 @@ impl Envelope {
         }
         line.status = Some(reply.status);
         line.note = std::mem::take(&mut reply.note);
-        let length = announced(&reply);
+        let length = matches!(reply.content, Content::Blob(_)).then(|| announced(&reply)).flatten();
         let request_id = line.request_id.header();
         let body = match (reply.content, length) {
             _ if is_head => ResponseBody::empty(line),
@@ -217,14 +219,14 @@ async fn guarded<F: Future>(mut future: Pin<&mut F>) -> Result<F::Output, Panick
 /// The log line of a request, written when this is dropped: at the end of the body, or when the client left.
 #[derive(Debug)]
 pub struct Line {
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    envelope: Arc<Envelope>,
     start: Millis,
-    peer: Peer,
+    /// `None` on the admin socket.
     client: Option<IpAddr>,
     method: Method,
-    uri: Uri,
-    agent: Option<HeaderValue>,
+    /// Copies: the connection reads into the request's own memory again, once nobody holds a part of it.
+    path: String,
+    agent: Option<String>,
     request_id: RequestId,
     note: Note,
     /// `None` until there is a head.
@@ -235,16 +237,15 @@ pub struct Line {
 }
 
 impl Line {
-    fn new(envelope: &Envelope, peer: Peer, parts: &Parts) -> Self {
+    fn new(envelope: &Arc<Envelope>, peer: Peer, parts: &Parts) -> Self {
         Self {
-            metrics: envelope.metrics.clone(),
-            clock: envelope.clock.clone(),
+            envelope: Arc::clone(envelope),
             start: envelope.clock.now(),
-            peer,
             client: peer.address(),
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            agent: parts.headers.get(USER_AGENT).cloned(),
+            // The path alone: a query may carry a signature.
+            path: clean(parts.uri.path().as_bytes()).into_owned(),
+            agent: parts.headers.get(USER_AGENT).map(|agent| clean(agent.as_bytes()).into_owned()),
             request_id: RequestId::of(parts, peer, &envelope.trusted_proxies),
             note: Note::default(),
             status: None,
@@ -254,34 +255,36 @@ impl Line {
         }
     }
 
-    fn write(&self) {
-        let now = self.clock.now();
-        let client: &dyn fmt::Display = match &self.client {
-            Some(address) => address,
-            None => &self.peer,
-        };
-        let agent = self.agent.as_ref().map(|agent| clean(agent.as_bytes()));
+    fn write(&self, log: &AccessLog) {
+        let now = self.envelope.clock.now();
         let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
-        tracing::info!(
-            target: "access",
-            req_id = %self.request_id.as_str(),
-            %client,
-            method = %clean(self.method.as_str().as_bytes()),
-            // The path alone: a query may carry a signature.
-            path = %clean(self.uri.path().as_bytes()),
-            status = self.code(),
-            bytes = self.bytes,
-            dur_ms = millis(now, self.start),
-            ttfb_ms = self.first_byte.map(|first| millis(first, self.start)),
-            action = (!self.note.action.is_empty()).then_some(self.note.action),
-            repository = self.note.repository.as_ref().map(|name| name.as_str()),
-            image = self.note.image.as_ref().map(|name| name.as_str()),
-            reference = self.note.reference.as_deref(),
-            cache = self.note.verdict.map(Verdict::as_str),
-            aborted = (!self.complete).then_some(true),
-            user = user.as_deref(),
-            user_agent = agent.as_deref(),
-        );
+        let digest;
+        let reference = match &self.note.reference {
+            Some(Reference::Tag(tag)) => Some(tag.as_str()),
+            Some(Reference::Digest(named)) => {
+                digest = named.text();
+                Some(digest.as_str())
+            }
+            None => None,
+        };
+        log.write(&Entry {
+            request_id: self.request_id.as_str(),
+            client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
+            method: &clean(self.method.as_str().as_bytes()),
+            path: &self.path,
+            status: self.code(),
+            bytes: self.bytes,
+            duration_ms: millis(now, self.start),
+            first_byte_ms: self.first_byte.map(|first| millis(first, self.start)),
+            action: (!self.note.action.is_empty()).then_some(self.note.action),
+            repository: self.note.repository.as_ref().map(|name| name.as_str()),
+            image: self.note.image.as_ref().map(|name| name.as_str()),
+            reference,
+            cache: self.note.verdict.map(Verdict::as_str),
+            aborted: !self.complete,
+            user: user.as_deref(),
+            user_agent: self.agent.as_deref(),
+        });
     }
 
     fn code(&self) -> u16 {
@@ -292,7 +295,7 @@ impl Line {
 impl Witness for Line {
     fn sent(&mut self, bytes: usize) {
         if self.first_byte.is_none() {
-            self.first_byte = Some(self.clock.now());
+            self.first_byte = Some(self.envelope.clock.now());
         }
         self.bytes = self.bytes.saturating_add(bytes as u64);
     }
@@ -304,12 +307,12 @@ impl Witness for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if tracing::enabled!(target: "access", tracing::Level::INFO) {
-            self.write();
+        if let Some(log) = &self.envelope.log {
+            self.write(log);
         }
-        record(&self.metrics, &self.note, self.code(), self.bytes);
+        record(&self.envelope.metrics, &self.note, self.code(), self.bytes);
         if !self.complete {
-            self.metrics.aborted();
+            self.envelope.metrics.aborted();
         }
     }
 }

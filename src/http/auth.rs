@@ -88,7 +88,7 @@ pub fn shows(
     }
     let host = bare_host(&caller.host);
     let by_loopback = is_loopback_name(&host);
-    if !by_loopback && !host.starts_with("api.") && !gate.hosts.contains(&host) {
+    if !by_loopback && !host.starts_with("api.") && !gate.hosts.iter().any(|known| *known == host) {
         return Err(Refusal::Elsewhere);
     }
     if is_foreign(headers, &caller.host) {
@@ -106,8 +106,9 @@ pub fn shows(
 /// Whether a request comes from this machine, to a name of this machine or of a repository, and from no page that
 /// a browser shows: another name may lead here by somebody else's DNS.
 pub fn is_from_here(caller: &Caller, headers: &HeaderMap, site: &Site) -> bool {
-    let own = is_loopback_name(&bare_host(&caller.host)) || site.repository_label(&caller.host).is_some();
-    caller.direct && own && !is_foreign(headers, &caller.host)
+    let host = &caller.host;
+    let is_own = || is_loopback_name(&bare_host(host)) || site.repository_label(host).is_some();
+    caller.direct && is_own() && !is_foreign(headers, host)
 }
 
 fn is_loopback_name(host: &str) -> bool {

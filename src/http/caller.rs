@@ -8,11 +8,12 @@ use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::request::Parts;
 use ipnet::IpNet;
 
+use crate::reply::X_REQUEST_ID;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A name of 253 characters, a final dot, and a port.
 const LONGEST_HOST: usize = 260;
@@ -27,6 +28,9 @@ static TRACES_OF_A_PROXY: [HeaderName; 7] = [
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
 ];
+
+/// What stands in the log for an address where there is none.
+pub const ADMIN_SOCKET: &str = "admin-socket";
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address() {
             Some(address) => address.fmt(f),
-            None => f.write_str("admin-socket"),
+            None => f.write_str(ADMIN_SOCKET),
         }
     }
 }
@@ -83,35 +87,44 @@ pub struct Caller {
 }
 
 /// The word under which a request is found again in the log. It can stand in a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(HeaderValue);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    text: [u8; Self::LONGEST],
+    len: usize,
+}
 
 impl RequestId {
+    const LONGEST: usize = 64;
+
     /// That of a trusted proxy, where it is a plain word, else a new one.
     pub fn of(parts: &Parts, peer: Peer, trusted: &[IpNet]) -> Self {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        let plain =
-            |id: &&HeaderValue| (1..=64).contains(&id.len()) && id.as_bytes().iter().copied().all(legal);
         let given = if peer.is_any_of(trusted) { only(&parts.headers, &X_REQUEST_ID) } else { None };
-        given.filter(plain).map_or_else(Self::new, |id| Self(id.clone()))
+        given.and_then(|id| Self::given(id.as_bytes())).unwrap_or_else(Self::new)
+    }
+
+    fn given(id: &[u8]) -> Option<Self> {
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        let mut text = [0; Self::LONGEST];
+        text.get_mut(..id.len()).filter(|_| !id.is_empty() && id.iter().all(legal))?.copy_from_slice(id);
+        Some(Self { text, len: id.len() })
     }
 
     /// 128 random bits. No secret: it only has to be found again.
     fn new() -> Self {
         let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
-        let mut text = [0; 32];
+        let mut text = [0; Self::LONGEST];
         for (pair, byte) in text.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
             pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
         }
-        Self(HeaderValue::from_bytes(&text).expect("hexadecimal digits"))
+        Self { text, len: 32 }
     }
 
     pub fn as_str(&self) -> &str {
-        self.0.to_str().expect("a plain word")
+        str::from_utf8(&self.text[..self.len]).expect("a plain word")
     }
 
     pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+        HeaderValue::from_bytes(&self.text[..self.len]).expect("a plain word")
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -310,17 +311,17 @@ impl<H: Handler> Connection<H> {
         let io = TokioIo::new(Watched::new(stream, self.limits.stalled_write));
         let mut connection = pin!(self.protocol().serve_connection(io, service));
         let mut first_head = pin!(tokio::time::sleep(self.limits.first_head));
-        let (mut expecting, mut stopping) = (true, false);
+        // Looked at no more once there is a request: each turn of the connection comes by here.
+        let mut silent = pin!(poll_fn(|cx| match asked.load(Ordering::Relaxed) {
+            true => Poll::Pending,
+            false => first_head.as_mut().poll(cx),
+        }));
+        let mut stopping = false;
         loop {
             tokio::select! {
                 biased;
                 ended = connection.as_mut() => return Ok(ended?),
-                () = first_head.as_mut(), if expecting => {
-                    expecting = false;
-                    if !asked.load(Ordering::Relaxed) {
-                        return Err(NoRequest.into());
-                    }
-                }
+                () = silent.as_mut() => return Err(NoRequest.into()),
                 () = self.stop.cancelled(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();

@@ -33,7 +33,7 @@ use crate::clock::Clock;
 use crate::docker::{self, BadCredentials, Openness, Origin, Site};
 use crate::engine::{Engine, Identity};
 use crate::reply::{Note, Reply};
-use crate::telemetry::Held;
+use crate::telemetry::{AccessLog, Held};
 use access::{Arrival, Envelope, Line, closing};
 use body::{Paced, ResponseBody};
 use caller::{Caller, RequestId};
@@ -55,6 +55,8 @@ pub struct Settings {
     pub open_access: bool,
     /// The slowest that a request's body may come.
     pub pace: Pace,
+    /// Where the lines about requests go, if anybody wants them.
+    pub access_log: Option<AccessLog>,
 }
 
 /// Answers every request of every connection. Cheap to clone.
@@ -69,14 +71,23 @@ struct Front {
     strangers: bool,
     open_access: bool,
     pace: Pace,
-    envelope: Envelope,
+    envelope: Arc<Envelope>,
 }
 
 impl Service {
     pub fn new(engine: Engine, settings: Settings, clock: Clock) -> Self {
         let metrics = engine.metrics().clone();
-        let Settings { site, trusted_proxies, gate, public_origin, strangers, open_access, pace } = settings;
-        let envelope = Envelope { metrics, clock, trusted_proxies };
+        let Settings {
+            site,
+            trusted_proxies,
+            gate,
+            public_origin,
+            strangers,
+            open_access,
+            pace,
+            access_log: log,
+        } = settings;
+        let envelope = Arc::new(Envelope { metrics, log, clock, trusted_proxies });
         Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, pace, envelope }))
     }
 }
@@ -116,7 +127,9 @@ impl Front {
         let Shown::Identity(identity) = self.shown(openness, caller, parts) else { return None };
         let visit = Visit { openness, identity };
         let context = visit.context(self, caller, request_id);
-        docker::at_once(&self.engine, &context, parts).map(|reply| visit.signed(reply))
+        let mut reply = docker::at_once(&self.engine, &context, parts)?;
+        visit.sign(&mut reply);
+        Some(reply)
     }
 
     async fn dispatch<B>(&self, arrival: Arrival<B>) -> Reply
@@ -141,7 +154,9 @@ impl Front {
                 let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
                 let body = paced.map_err(docker::BodyFault::from);
                 let context = visit.context(self, &caller, &request_id);
-                visit.signed(docker::handle(&self.engine, &context, &parts, body).await)
+                let mut reply = docker::handle(&self.engine, &context, &parts, body).await;
+                visit.sign(&mut reply);
+                reply
             }
         }
     }
@@ -256,10 +271,9 @@ impl Visit {
     }
 
     /// Puts into the log who it was.
-    fn signed(&self, mut reply: Reply) -> Reply {
+    fn sign(&self, reply: &mut Reply) {
         let principal = self.identity.as_ref().ok().map(|identity| &identity.principal);
         let shown = principal.filter(|principal| self.openness.closed && !principal.is_anonymous());
         reply.note.user = shown.map(|principal| principal.label().to_owned());
-        reply
     }
 }

@@ -97,17 +97,24 @@ impl Digest {
         &self.bytes[..self.algorithm.len()]
     }
 
-    /// The part behind the colon. Safe as a file name: only `0-9a-f`.
-    pub fn hex(&self) -> String {
-        self.hex_in(&mut [0; 128]).to_owned()
-    }
-
-    fn hex_in<'a>(&self, buffer: &'a mut [u8; 128]) -> &'a str {
+    /// `sha256:…`, on the stack.
+    pub fn text(&self) -> DigestText {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        for (pair, byte) in buffer.chunks_exact_mut(2).zip(self.as_bytes()) {
+        let name = self.algorithm.as_str().as_bytes();
+        let mut bytes = [0; DigestText::LONGEST];
+        bytes[..name.len()].copy_from_slice(name);
+        bytes[name.len()] = b':';
+        let start = name.len() + 1;
+        for (pair, byte) in bytes[start..].chunks_exact_mut(2).zip(self.as_bytes()) {
             pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
-        std::str::from_utf8(&buffer[..2 * self.algorithm.len()]).expect("digits are ASCII")
+        DigestText { bytes, start, end: start + 2 * self.algorithm.len() }
+    }
+
+    /// The part behind the colon. Safe as a file name: only `0-9a-f`.
+    pub fn hex(&self) -> String {
+        let text = self.text();
+        text.as_str()[text.start..].to_owned()
     }
 
     fn from_raw(algorithm: Algorithm, raw: &[u8]) -> Self {
@@ -127,32 +134,54 @@ impl FromStr for Digest {
             return Err(DigestError::Length);
         }
         let mut bytes = [0; 64];
+        let mut seen = 0;
         for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+            let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+            seen |= high | low;
+            *byte = high << 4 | low & 15;
         }
-        Ok(Self { algorithm, bytes })
+        // Whether all were digits is seen at the end: nearly always they are.
+        if seen < 16 { Ok(Self { algorithm, bytes }) } else { Err(DigestError::Hex) }
     }
 }
 
-fn nibble(digit: u8) -> Result<u8, DigestError> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(DigestError::Hex),
+/// What a hexadecimal digit is worth; of anything else, more than any.
+const NIBBLES: [u8; 256] = {
+    let mut worth = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        worth[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digit += 1;
     }
-}
+    worth
+};
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.algorithm.as_str())?;
-        f.write_str(":")?;
-        f.write_str(self.hex_in(&mut [0; 128]))
+        f.write_str(self.text().as_str())
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// A digest as it is written.
+#[derive(Clone, Copy)]
+pub struct DigestText {
+    bytes: [u8; Self::LONGEST],
+    /// Of the hexadecimal digits.
+    start: usize,
+    end: usize,
+}
+
+impl DigestText {
+    const LONGEST: usize = "sha512:".len() + 2 * Algorithm::Sha512.len();
+
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.end]).expect("digits are ASCII")
     }
 }
 

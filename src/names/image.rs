@@ -105,27 +105,28 @@ impl FromStr for ImageName {
         if text.len() > Self::MAX {
             return Err(NameError::Long(Self::MAX));
         }
-        if text.as_bytes().split(|byte| *byte == b'/').all(is_component) {
-            Ok(Self(text.into()))
-        } else {
-            Err(NameError::Component)
-        }
+        if is_image(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError::Component) }
     }
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. Bytes: every request comes this way, and letters of a text are dear.
-fn is_component(text: &[u8]) -> bool {
-    let is_word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let (Some(first), Some(last)) = (text.first(), text.last()) else {
-        return false;
-    };
-    if !is_word(first) || !is_word(last) {
-        return false;
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*`, in one go: every request comes this way.
+fn is_image(text: &[u8]) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    // What stands before this byte, from the last letter or digit on.
+    let mut separator: &[u8] = b"/";
+    for (at, byte) in text.iter().enumerate() {
+        if is_word(*byte) {
+            separator = b"";
+            continue;
+        }
+        let longer = &text[at - separator.len().min(at)..=at];
+        separator = match (separator, longer) {
+            (b"", b"/" | b"." | b"_" | b"-") | (b"_", b"__") => longer,
+            ([b'-', ..], [.., b'-']) => longer,
+            _ => return false,
+        };
     }
-    text.split(is_word).all(|separator| match separator {
-        b"" | b"." | b"_" | b"__" => true,
-        hyphens => hyphens.iter().all(|byte| *byte == b'-'),
-    })
+    separator.is_empty()
 }
 
 impl fmt::Display for RepositoryId {

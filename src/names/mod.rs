@@ -11,7 +11,7 @@ mod reference;
 mod upload;
 
 pub use account::{AccountError, AccountId, AccountName, ImagePattern, Role};
-pub use digest::{Algorithm, Digest, DigestError, Hasher};
+pub use digest::{Algorithm, Digest, DigestError, DigestText, Hasher};
 pub use image::{ImageName, NameError, RepositoryId, RepositoryName};
 pub use media_type::MediaType;
 pub use range::{ByteRange, RangeRequest, Unsatisfiable};

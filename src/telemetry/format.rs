@@ -1,8 +1,8 @@
-//! Owns how a log line looks to a person: `time LEVEL target: message name=value …`. A server writes one for each
-//! request, so this is short of work. Must not know: where lines go, what they are about.
+//! Owns how a log line looks to a person: `time LEVEL target: message name=value …`. Must not know: where lines go, what they are about.
 
+use std::cell::RefCell;
 use std::fmt::{self, Write as _};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -30,17 +30,9 @@ where
 }
 
 impl Plain {
-    #[expect(clippy::disallowed_methods, reason = "a line's stamp is read where the line is made")]
     fn write(self, line: &mut String, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
-        let paint = |code: &'static str| if self.colours { code } else { "" };
-        line.push_str(paint(DIM));
-        write!(line, "{}", humantime::format_rfc3339_micros(SystemTime::now()))?;
-        line.push_str(paint(PLAIN));
-        let (colour, word) = word_of(*about.level());
-        for part in [paint(colour), word, paint(PLAIN), paint(DIM), about.target(), ":", paint(PLAIN)] {
-            line.push_str(part);
-        }
+        head(line, self.colours, *about.level(), about.target());
         let mut fields = Fields { line, colours: self.colours, result: Ok(()) };
         event.record(&mut fields);
         fields.result?;
@@ -49,11 +41,49 @@ impl Plain {
     }
 }
 
+/// What stands before the fields: `time LEVEL target:`.
+pub(super) fn head(line: &mut String, colours: bool, level: Level, target: &str) {
+    let paint = |code: &'static str| if colours { code } else { "" };
+    line.push_str(paint(DIM));
+    stamp(line);
+    line.push_str(paint(PLAIN));
+    let (colour, word) = word_of(level);
+    for part in [paint(colour), word, paint(PLAIN), paint(DIM), target, ":", paint(PLAIN)] {
+        line.push_str(part);
+    }
+}
+
+/// The time of a line: `2026-11-22T04:30:00.123456Z`. The part down to the second is kept for the lines that follow.
+#[expect(clippy::disallowed_methods, reason = "a line's stamp is read where the line is made")]
+pub(super) fn stamp(line: &mut String) {
+    thread_local! {
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != now.as_secs() {
+            *second = now.as_secs();
+            let whole =
+                humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(*second)).to_string();
+            text.clear();
+            text.push_str(whole.trim_end_matches('Z'));
+        }
+        line.push_str(text);
+    });
+    let mut fraction = *b".000000Z";
+    let mut micros = now.subsec_micros();
+    for digit in fraction[1..7].iter_mut().rev() {
+        *digit += u8::try_from(micros % 10).unwrap_or_default();
+        micros /= 10;
+    }
+    line.extend(fraction.map(char::from));
+}
+
 /// Of a line about a request; it grows where there is more.
 const USUAL_LENGTH: usize = 512;
 
-const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
+pub(super) const DIM: &str = "\x1b[2m";
+pub(super) const PLAIN: &str = "\x1b[0m";
 
 /// A level's colour and its word, in a column of their own.
 fn word_of(level: Level) -> (&'static str, &'static str) {
@@ -97,13 +127,9 @@ impl Visit for Fields<'_> {
         self.write(format_args!("{value:?}"));
     }
 
-    /// In quotes, so that it cannot look like another field.
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        match is_plain(value) {
-            true => ["\"", value, "\""].into_iter().for_each(|part| self.line.push_str(part)),
-            false => self.write(format_args!("{value:?}")),
-        }
+        push_quoted(self.line, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -117,8 +143,20 @@ impl Visit for Fields<'_> {
     }
 }
 
+/// In quotes, so that it cannot look like another field.
+pub(super) fn push_quoted(line: &mut String, text: &str) {
+    if is_plain(text) {
+        line.push('"');
+        line.push_str(text);
+        line.push('"');
+    } else {
+        // A String takes whatever is written to it.
+        let _ = write!(line, "{text:?}");
+    }
+}
+
 /// In decimal digits. The formatter of the library pads and aligns, and each line has four numbers.
-fn push_number(line: &mut String, mut number: u64) {
+pub(super) fn push_number(line: &mut String, mut number: u64) {
     let mut digits = [b'0'; 20];
     let mut first = digits.len();
     loop {
@@ -129,11 +167,11 @@ fn push_number(line: &mut String, mut number: u64) {
             break;
         }
     }
-    line.push_str(std::str::from_utf8(&digits[first..]).expect("digits are ASCII"));
+    line.extend(digits[first..].iter().copied().map(char::from));
 }
 
 /// Whether a text stands in quotes as it is. All bytes are looked at, without a branch: that is what is fast.
-fn is_plain(text: &str) -> bool {
+pub(super) fn is_plain(text: &str) -> bool {
     let odd = |byte: u8| !matches!(byte, b' '..=b'~') | (byte == b'"') | (byte == b'\\');
     !text.bytes().fold(false, |seen, byte| seen | odd(byte))
 }

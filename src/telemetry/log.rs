@@ -59,6 +59,13 @@ pub(super) fn start(sink: impl Write + Send + 'static) -> io::Result<(Lines, Log
     Ok((Lines(Arc::clone(&shared)), LogThread { shared, thread: Some(thread) }))
 }
 
+impl Lines {
+    /// A whole line, or several.
+    pub fn put(&self, line: &[u8]) {
+        self.0.put(line);
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)

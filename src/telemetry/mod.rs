@@ -1,17 +1,21 @@
 //! Owns what the outside sees of a running server: the log's form, and every metric's name in one place.
 //! Must not know: who reports, and why.
 
+mod access;
 mod format;
 mod log;
 mod metrics;
 
+pub use access::{AccessLog, Client, Entry};
 pub use log::LogThread;
 pub use metrics::{Answer, CacheGauges, Held, Metrics, Told};
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
+use access::Form;
 use format::Plain;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,6 +39,14 @@ impl LogFormat {
             Self::Auto => "auto",
             Self::Text => "text",
             Self::Json => "json",
+        }
+    }
+
+    fn form(self) -> Form {
+        match self {
+            Self::Auto => Form::Text { colours: io::stderr().is_terminal() },
+            Self::Text => Form::Text { colours: false },
+            Self::Json => Form::Json,
         }
     }
 }
@@ -76,28 +88,41 @@ pub fn check_level(level: &str) -> Result<(), InitError> {
 
 /// Sets up the log of a command, once, line by line. It goes to stderr: stdout belongs to commands' answers.
 pub fn init(format: LogFormat, level: &str) -> Result<(), InitError> {
-    set_up(format, level, io::stderr)
+    set_up(format.form(), level, io::stderr)
 }
 
 /// The same for a server, whose requests do not wait until their line is written. The last lines are written when
 /// what this returns is dropped.
 pub fn init_server(format: LogFormat, level: &str) -> Result<LogThread, InitError> {
     let (lines, thread) = log::start(io::stderr())?;
-    set_up(format, level, lines)?;
+    set_up(format.form(), level, lines.clone())?;
+    if tracing::enabled!(target: access::TARGET, tracing::Level::INFO) {
+        set_access_log(AccessLog::new(format, move |line| lines.put(line)));
+    }
     Ok(thread)
 }
 
-fn set_up<W>(format: LogFormat, level: &str, writer: W) -> Result<(), InitError>
+/// The log is one for the whole process.
+static ACCESS_LOG: OnceLock<AccessLog> = OnceLock::new();
+
+/// Says where lines about requests go. Like the rest of the log that is said once; later words are not heard.
+pub fn set_access_log(log: AccessLog) {
+    let _ = ACCESS_LOG.set(log);
+}
+
+/// Where lines about requests go, if anybody wants them.
+pub fn access_log() -> Option<AccessLog> {
+    ACCESS_LOG.get().cloned()
+}
+
+fn set_up<W>(form: Form, level: &str, writer: W) -> Result<(), InitError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(writer);
-    let set = match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
-        LogFormat::Text => builder.event_format(Plain { colours: false }).finish().try_init(),
-        LogFormat::Auto => {
-            builder.event_format(Plain { colours: io::stderr().is_terminal() }).finish().try_init()
-        }
+    let set = match form {
+        Form::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
+        Form::Text { colours } => builder.event_format(Plain { colours }).finish().try_init(),
     };
     set.map_err(InitError::Twice)
 }

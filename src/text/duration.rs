@@ -39,16 +39,6 @@ pub fn time_text(millis: u64) -> String {
     humantime::format_rfc3339_seconds(moment).to_string()
 }
 
-/// An age for a table: `12 s`, `5 min`, `3 h`, `9 d`.
-pub fn human_age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,12 +59,6 @@ mod tests {
             assert!(error.contains("\"60s\""), "{bad}: {error}");
         }
         assert!(parse_duration("100years").is_err());
-    }
-
-    #[test]
-    fn ages_change_their_unit_where_the_smaller_grows_unwieldy() {
-        let ages = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(human_age);
-        assert_eq!(ages, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod duration;
 mod size;
 mod url;
 
-pub use duration::{duration_text, human_age, parse_duration, time_text};
+pub use duration::{duration_text, parse_duration, time_text};
 pub use size::{Limit, bytes_text, human_bytes, parse_bytes};
 pub use url::{Domain, Host, WebUrl, url_text};
 
@@ -182,6 +182,12 @@ impl Parse for String {
         }
         Ok(text.to_owned())
     }
+}
+
+/// What may be told of a field that cannot be read: the error repeats what it found, which for a password is nobody's
+/// business.
+pub fn redacted(field: &str, error: &dyn fmt::Display) -> String {
+    if field == "password" { "expected a text that is not empty".to_owned() } else { error.to_string() }
 }
 
 /// The word among `known` that a slip of the fingers away would give `written`.

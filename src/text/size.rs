@@ -73,19 +73,6 @@ pub enum Limit {
     Bytes(u64),
 }
 
-impl Limit {
-    /// In bytes, on a file system of `total`.
-    pub fn of(self, total: u64) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => {
-                let share = u128::from(total) * u128::from(percent) / 100;
-                u64::try_from(share).unwrap_or(u64::MAX)
-            }
-        }
-    }
-}
-
 impl FromStr for Limit {
     type Err = String;
 
@@ -146,9 +133,6 @@ mod tests {
         for bad in ["0%", "101%", "%", "8.5%", "lots"] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
-        assert_eq!(Limit::Percent(80).of(1000), 800);
-        assert_eq!(Limit::Percent(100).of(u64::MAX), u64::MAX);
-        assert_eq!(Limit::Bytes(5).of(1000), 5);
     }
 
     #[test]

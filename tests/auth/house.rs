@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use binaryrepo::config::{Config, ENV_ADMIN_TOKEN, FirstAdmin, Sources};
+use binaryrepo::telemetry::{AccessLog, LogFormat, set_access_log};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -235,9 +236,10 @@ fn record_the_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         tracing_subscriber::fmt()
-            .with_env_filter("binaryrepo=trace,access=trace,hyper=debug")
+            .with_env_filter("binaryrepo=trace,hyper=debug")
             .with_ansi(false)
             .with_writer(|| Recorder)
             .init();
+        set_access_log(AccessLog::new(LogFormat::Text, |line| log().extend_from_slice(line)));
     });
 }

@@ -7,7 +7,7 @@ use binaryrepo::engine::{
     BlobWant, ErrorKind, Grant, LocalSpec, NewAccount, Principal, RemoteSpec, RepositorySpec, Secret,
     Settings, Verdict, Want,
 };
-use binaryrepo::names::{Algorithm, Digest, RangeRequest, Role};
+use binaryrepo::names::{Algorithm, Digest, RangeRequest, Reference, Role, Tag};
 use binaryrepo::store::{Call, DraftId, Durability, FsStore, Store as _};
 use rustix::io::Errno;
 
@@ -125,6 +125,33 @@ async fn a_remote_is_pointed_elsewhere_with_its_grants_or_not_at_all() {
     assert_eq!(granted(&house), []);
     let house = house.restart().await;
     assert_eq!(granted(&house), []);
+}
+
+/// A tag of a large image was removed by reading all of the image: every manifest, every blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_removes_a_tag_reads_the_tags_alone() {
+    let registry = Registry::open().await;
+    let house = House::new(&registry).await;
+    for (seed, tag) in [(96, "one"), (97, "two"), (97, "three")] {
+        let image = Image::new(seed, &[100, 200, 300]);
+        registry.add_image("a/b", tag, &image);
+        house.manifest("a/b", tag, Want::Body).await.unwrap();
+    }
+    house.rest().await;
+    let two = Image::new(97, &[100, 200, 300]).manifest.digest;
+    house.ledger.take_rows_read();
+    let place = house.scope("a/b");
+    let named = house.engine.named_manifest(&place, &"two".parse().unwrap()).await.unwrap().unwrap();
+    let read = house.ledger.take_rows_read();
+    assert_eq!((named.digest, texts(&named.tags)), (two, vec!["three".to_owned(), "two".to_owned()]));
+    assert!(read <= 4, "{read} rows");
+    let by_digest = house.engine.named_manifest(&place, &Reference::Digest(two)).await.unwrap().unwrap();
+    assert_eq!(by_digest, named);
+    assert_eq!(house.engine.named_manifest(&place, &"none".parse().unwrap()).await.unwrap(), None);
+}
+
+fn texts(tags: &[Tag]) -> Vec<String> {
+    tags.iter().map(ToString::to_string).collect()
 }
 
 /// What others change again and again used to be called lost: a client was told to push bytes that are there.

@@ -5,7 +5,7 @@ pub mod grant;
 pub mod token;
 pub mod user;
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
@@ -14,22 +14,10 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
-use super::connect::Target;
+use super::connect::Output;
 use super::error::CliError;
 use super::fields::text;
-
-/// Longest password that is read.
-const MAX_PASSWORD: u64 = 16 * 1024;
-
-#[derive(Debug, clap::Args)]
-pub struct Output {
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    target: Target,
-}
+use super::password;
 
 /// Repository and images, as people write them: `docker-local`, `docker-local/team/*`, `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,20 +87,17 @@ impl PasswordSource {
         if let Some(file) = &self.password_file {
             let failed =
                 |error| CliError::usage(format!("{} cannot be read", file.display())).with_cause(error);
-            return cleaned(read_file(file).map_err(failed)?);
+            return cleaned(&read_file(file).map_err(failed)?);
         }
         if self.password_stdin {
-            let mut typed = String::new();
-            let read = std::io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut typed);
-            read.map_err(|error| CliError::failed("no password came from stdin").with_cause(error))?;
-            return cleaned(typed);
+            return password::from_stdin("binaryrepo user add ada");
         }
         if !std::io::stdin().is_terminal() {
             return Err(CliError::usage("nobody is there to type a password")
                 .with_hint("for example: binaryrepo user add ada --password-stdin < file"));
         }
-        let password = cleaned(ask("Password: ")?)?;
-        if ask("Once more: ")?.trim_end_matches(['\r', '\n']) != password {
+        let password = cleaned(&ask("Password: ")?)?;
+        if password::without_line_end(&ask("Once more: ")?) != password {
             return Err(CliError::usage("the two passwords differ"));
         }
         Ok(password)
@@ -127,8 +112,8 @@ fn read_file(file: &std::path::Path) -> std::io::Result<String> {
     std::fs::read_to_string(file)
 }
 
-fn cleaned(text: String) -> Result<String, CliError> {
-    match text.trim_end_matches(['\r', '\n']) {
+fn cleaned(text: &str) -> Result<String, CliError> {
+    match password::without_line_end(text) {
         "" => Err(CliError::usage("the password is empty")),
         password => Ok(password.to_owned()),
     }

@@ -2,15 +2,12 @@
 //! with the same rules as any other request.
 //! Must not know: which values are right.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
 use super::super::error::CliError;
-
-/// Longest password that is read from stdin.
-const MAX_PASSWORD: u64 = 16 * 1024;
+use super::super::password;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Settings of remotes")]
@@ -142,14 +139,7 @@ impl RemoteFields {
         if !self.password_stdin {
             return Ok(None);
         }
-        let mut text = String::new();
-        let read = std::io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text);
-        read.map_err(|error| CliError::failed("no password came from stdin").with_cause(error))?;
-        match text.trim_end_matches(['\r', '\n']) {
-            "" => Err(CliError::usage("no password came from stdin")
-                .with_hint("for example: binaryrepo repo add ... --password-stdin < file")),
-            password => Ok(Some(password.to_owned())),
-        }
+        password::from_stdin("binaryrepo repo add ...").map(Some)
     }
 }
 

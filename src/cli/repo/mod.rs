@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use fields::{Changes, RemoteFields};
 
-use super::connect::{self, Connection, Target};
+use super::connect::{self, Connection, Output};
 use super::error::CliError;
 use super::fields::{flag, rows, text};
 use super::output::{self, Align, Table};
@@ -109,16 +109,6 @@ pub struct RemoveArgs {
 
     #[command(flatten)]
     output: Output,
-}
-
-#[derive(Debug, clap::Args)]
-struct Output {
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-
-    #[command(flatten)]
-    target: Target,
 }
 
 pub fn run(place: &Place, command: Command) -> Result<(), CliError> {

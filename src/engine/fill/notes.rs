@@ -137,7 +137,7 @@ impl Notes {
         // A repository that was removed meanwhile gets no link: nobody would ever remove it.
         if self.shared.repositories.by_id(source.repository).is_some() {
             batch.require_present::<RepositoryRow>(&source.repository);
-            let link = LinkRow { media_type: self.media_type.clone(), size, origin_proven: true };
+            let link = LinkRow { media_type: self.media_type.clone(), size };
             batch.put(&(source.repository, source.image.clone(), *digest), &link);
         }
         batch.delete::<DraftRow>(&draft.0);

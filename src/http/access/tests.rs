@@ -1,15 +1,14 @@
 //! The envelope of a request: its log line, its id, its counts, a panic inside.
 
-use std::io;
 use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt, Full};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::*;
 use crate::names::RepositoryName;
+use crate::telemetry::LogFormat;
 
 /// Keeps what is logged.
 #[derive(Clone, Default)]
@@ -21,33 +20,18 @@ impl Log {
         let text = String::from_utf8(bytes).expect("the log is text");
         text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
-
-    fn capture(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt().json().with_writer(self.clone()).finish();
-        tracing::subscriber::set_default(subscriber)
-    }
 }
 
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("no writer panicked").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn envelope() -> Arc<Envelope> {
+    logging(&Log::default())
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
-fn envelope() -> Envelope {
+fn logging(log: &Log) -> Arc<Envelope> {
     let trusted_proxies = vec!["10.0.0.0/8".parse().expect("a net")];
-    Envelope { metrics: Metrics::new(), clock: Clock::new(), trusted_proxies }
+    let kept = log.clone();
+    let put = move |line: &[u8]| kept.0.lock().expect("no writer panicked").extend_from_slice(line);
+    let log = Some(AccessLog::new(LogFormat::Json, put));
+    Arc::new(Envelope { metrics: Metrics::new(), log, clock: Clock::new(), trusted_proxies })
 }
 
 fn peer() -> Peer {
@@ -79,7 +63,7 @@ fn hello() -> Reply {
 
 /// Through a handler that waits.
 fn answer<'a, F: Future<Output = Reply> + Send + 'a>(
-    envelope: &'a Envelope,
+    envelope: &'a Arc<Envelope>,
     request: Request<Full<Bytes>>,
     peer: Peer,
     handler: impl FnOnce(Arrival<Full<Bytes>>) -> F,
@@ -88,7 +72,7 @@ fn answer<'a, F: Future<Output = Reply> + Send + 'a>(
 }
 
 /// In each of the two ways in which a request is answered: by one that waits, and at once.
-fn both_ways(envelope: &Envelope, request: impl Fn() -> Request<Full<Bytes>>) -> [Answering<'_>; 2] {
+fn both_ways(envelope: &Arc<Envelope>, request: impl Fn() -> Request<Full<Bytes>>) -> [Answering<'_>; 2] {
     let at_once = envelope.answer(request(), peer(), |_| Some(hello()), |_| async { panic!("not at once") });
     [answer(envelope, request(), peer(), ok), at_once]
 }
@@ -101,29 +85,27 @@ async fn finish(response: Response<ResponseBody<Box<Line>>>) -> (StatusCode, Hea
 
 #[tokio::test]
 async fn a_request_is_answered_logged_and_counted_once() {
-    let envelope = envelope();
+    let log = Log::default();
+    let envelope = logging(&log);
     let headers = [HOST, ("authorization", "Bearer secret")];
     for (nth, answer) in both_ways(&envelope, || request("GET", "/v2/a/blobs/x?signature=secret", &headers))
         .into_iter()
         .enumerate()
     {
-        let log = Log::default();
-        let guard = log.capture();
         let (status, headers, body) = finish(answer.await).await;
-        drop(guard);
         assert_eq!((status, &*body), (StatusCode::OK, &b"hello"[..]));
         assert_eq!(headers[CONTENT_LENGTH], "5");
         let lines = log.lines();
-        assert_eq!(lines.len(), 1);
-        let fields = &lines[0]["fields"];
-        assert_eq!(lines[0]["target"], "access");
+        assert_eq!(lines.len(), nth + 1);
+        let fields = &lines[nth];
+        assert_eq!((&fields["target"], &fields["level"]), (&"access".into(), &"INFO".into()));
         assert_eq!(fields["req_id"], headers[X_REQUEST_ID].to_str().expect("text"));
         assert_eq!(fields["path"], "/v2/a/blobs/x");
         assert_eq!((&fields["status"], &fields["bytes"]), (&200.into(), &5.into()));
         assert_eq!((&fields["action"], &fields["cache"]), (&"blob.get".into(), &"joined".into()));
         assert_eq!(fields["client"], "192.0.2.1");
         assert_eq!(fields.get("aborted"), None);
-        assert!(!lines[0].to_string().contains("secret"));
+        assert!(!fields.to_string().contains("secret"));
         let counted = envelope.metrics.encode();
         let line = format!(
             "binaryrepo_requests_total{{repository=\"docker-remote\",action=\"blob.get\",code=\"200\"}} {}",
@@ -186,8 +168,8 @@ async fn heads_that_are_out_of_order_never_reach_a_handler() {
 
 #[tokio::test]
 async fn a_client_that_leaves_early_has_its_line_too() {
-    let (envelope, log) = (envelope(), Log::default());
-    let guard = log.capture();
+    let log = Log::default();
+    let envelope = logging(&log);
     // Before the head.
     let never = |_| std::future::pending::<Reply>();
     let mut waiting = Box::pin(answer(&envelope, request("GET", "/v2/", &[HOST]), peer(), never));
@@ -195,8 +177,7 @@ async fn a_client_that_leaves_early_has_its_line_too() {
     drop(waiting);
     // Before the body.
     drop(answer(&envelope, request("GET", "/v2/", &[HOST]), peer(), ok).await);
-    drop(guard);
-    let seen: Vec<_> = log.lines().iter().map(|line| line["fields"].clone()).collect();
+    let seen = log.lines();
     assert_eq!((&seen[0]["status"], &seen[0]["aborted"]), (&CLIENT_LEFT.into(), &true.into()));
     assert_eq!((&seen[1]["status"], &seen[1]["aborted"]), (&200.into(), &true.into()));
     assert_eq!(seen.len(), 2);
@@ -204,15 +185,14 @@ async fn a_client_that_leaves_early_has_its_line_too() {
 
 #[tokio::test]
 async fn what_a_client_chose_is_cut_and_escaped() {
-    let (envelope, log) = (envelope(), Log::default());
-    let guard = log.capture();
+    let log = Log::default();
+    let envelope = logging(&log);
     let mut asked = request("GET", &format!("/{}", "a".repeat(4000)), &[HOST]);
     let hostile =
         HeaderValue::from_bytes(b"\x1b[31mred\xff\t\"").or_else(|_| HeaderValue::from_bytes(b"red\xff\t\""));
     asked.headers_mut().insert(USER_AGENT, hostile.expect("a header value"));
     finish(answer(&envelope, asked, peer(), ok).await).await;
-    drop(guard);
-    let fields = log.lines()[0]["fields"].clone();
+    let fields = log.lines()[0].clone();
     assert_eq!(fields["path"].as_str().expect("text").len(), LONGEST_FIELD);
     assert_eq!(fields["user_agent"], "red\\xff\\t\\\"");
     assert_eq!(clean(b"\r\n\x1b[0m"), "\\r\\n\\x1b[0m");

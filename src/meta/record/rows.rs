@@ -82,9 +82,6 @@ pub struct LinkRow {
     /// Of manifests; `None` for blobs.
     pub media_type: Option<String>,
     pub size: u64,
-    /// The origin itself said that the image has it.
-    #[serde(default)]
-    pub origin_proven: bool,
 }
 
 impl Row for LinkRow {
@@ -167,7 +164,6 @@ pub struct TagRow {
     pub media_type: String,
     pub checked_ms: u64,
     pub size: u64,
-    pub etag: Option<String>,
 }
 
 impl Row for TagRow {
@@ -245,7 +241,8 @@ pub struct DraftRow {
     #[serde(with = "text")]
     pub digest: Digest,
     pub size: Option<u64>,
-    /// Where it may be fetched from, the current one first.
+    /// Where it may be fetched from, the current one first. Nobody reads it: it is written since earlier versions of
+    /// this schema take no row without it.
     pub sources: Vec<DraftSource>,
     /// Lengths, ascending, each with the digest of that many first bytes.
     #[serde(default)]

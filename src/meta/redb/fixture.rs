@@ -93,7 +93,7 @@ fn local(schema: u32) -> RepositoryRow {
 }
 
 fn link(media_type: Option<&str>) -> LinkRow {
-    LinkRow { media_type: media_type.map(str::to_owned), size: 13, origin_proven: true }
+    LinkRow { media_type: media_type.map(str::to_owned), size: 13 }
 }
 
 fn copy() -> CopyRow {
@@ -109,13 +109,7 @@ fn document() -> DocumentRow {
 }
 
 fn tag_row() -> TagRow {
-    TagRow {
-        digest: manifest(),
-        media_type: document().media_type,
-        checked_ms: 1_700_000_000_003,
-        size: 13,
-        etag: Some("\"abc\"".to_owned()),
-    }
+    TagRow { digest: manifest(), media_type: document().media_type, checked_ms: 1_700_000_000_003, size: 13 }
 }
 
 fn edge() -> EdgeRow {

@@ -457,7 +457,7 @@ async fn a_row_of_an_unknown_version_is_named() {
 #[tokio::test]
 async fn a_scan_goes_page_by_page_through_its_prefix_alone() {
     let (meta, _) = Disk::new().start();
-    let row = TagRow { digest: digest(0), media_type: "a/b".to_owned(), checked_ms: 0, size: 0, etag: None };
+    let row = TagRow { digest: digest(0), media_type: "a/b".to_owned(), checked_ms: 0, size: 0 };
     let key = |repository, image: &str, tag: &str| {
         (RepositoryId(repository), image.parse().expect("legal"), tag.parse().expect("legal"))
     };
