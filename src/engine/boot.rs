@@ -89,10 +89,14 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
 /// Removes the drafts that nobody asked for again.
 pub(super) async fn drop_old_drafts(shared: &Arc<Shared>) {
     let old = shared.drafts.take_older(oldest_draft(shared));
-    if old.is_empty() {
+    drop_drafts(shared, old, "removed drafts that nobody asked for again").await;
+}
+
+async fn drop_drafts(shared: &Arc<Shared>, drafts: Vec<Leftover>, why: &str) {
+    if drafts.is_empty() {
         return;
     }
-    let ids: Vec<_> = old.iter().map(|leftover| leftover.id).collect();
+    let ids: Vec<_> = drafts.iter().map(|leftover| leftover.id).collect();
     let removed = shared
         .read(move |shared| {
             let removed = ids.into_iter().filter(|id| shared.store.remove_draft(*id).is_ok());
@@ -100,7 +104,7 @@ pub(super) async fn drop_old_drafts(shared: &Arc<Shared>) {
         })
         .await;
     if let Ok(rows) = removed {
-        tracing::info!(drafts = rows.len(), "removed drafts that nobody asked for again");
+        tracing::info!(drafts = rows.len(), "{why}");
         forget_drafts(shared, &rows).await;
     }
 }
@@ -146,6 +150,8 @@ pub(super) async fn load_index(shared: Arc<Shared>, coordination: Coordination) 
         "the index of the file storage is loaded"
     );
     present.extend(adopted);
+    let whole = present.iter().filter_map(|(digest, ..)| shared.drafts.take(digest)).collect();
+    drop_drafts(&shared, whole, "removed drafts of what lies here whole").await;
     present.sort_by_key(|(_, row, _)| row.last_used_ms);
     for (number, (digest, row, pinned)) in present.into_iter().enumerate() {
         if number % AT_ONCE == 0 {

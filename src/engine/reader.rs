@@ -202,7 +202,13 @@ impl Window {
         self.window.left()
     }
 
-    /// Sends as much as the socket takes now, at least a byte.
+    /// Waits until there is something to be sent that needs no waiting for the disk.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ready = ready!(self.window.poll_ready(cx));
+        Poll::Ready(ready.map_err(|error| unreadable(&self.engine, self.digest, &self.blob, error)))
+    }
+
+    /// Sends as much as the socket takes now. 0: ask [`poll_ready`](Self::poll_ready) again.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.window.send(socket).map_err(|error| match error {
             SendError::Socket(error) => error,

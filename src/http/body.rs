@@ -24,6 +24,10 @@ const POOL: usize = 32 << 20;
 const SMALLEST_CHUNK: usize = 16 << 10;
 const LARGEST_CHUNK: usize = 256 << 10;
 
+/// At a blob's end so much is never part of a window. A body is known to be sent when its last bytes are handed over, and
+/// these are asked for only when a window before them has nearly gone.
+const LAST: usize = SMALLEST_CHUNK;
+
 /// The more bodies, the smaller the pieces.
 fn chunk(open_bodies: u64) -> usize {
     let share = (POOL as u64) / open_bodies.max(1);
@@ -52,6 +56,10 @@ impl Source for Reader {
 impl outlet::Window for engine::Window {
     fn left(&self) -> usize {
         self.left()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ready(cx)
     }
 
     fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
@@ -115,7 +123,7 @@ impl<S: Source> Open<S> {
     /// Says also whether that was all.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Piece, bool)>> {
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let piece = match self.window(left.min(outlet::LONGEST)) {
+        let piece = match self.window(left.saturating_sub(LAST).min(outlet::LONGEST)) {
             Some(piece) => piece,
             None => {
                 let max = left.min(chunk(self.metrics.open_bodies()));
@@ -131,7 +139,7 @@ impl<S: Source> Open<S> {
     }
 
     fn window(&mut self, most: usize) -> Option<Piece> {
-        let outlet = self.outlet.as_ref().filter(|_| self.way == Way::Windows)?;
+        let outlet = self.outlet.as_ref().filter(|_| most > 0 && self.way == Way::Windows)?;
         Some(outlet.put(self.source.window(most)?))
     }
 }

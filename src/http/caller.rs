@@ -336,7 +336,10 @@ mod tests {
         assert!(!read(FAR, "/", &[("host", "a")]).expect("a caller").direct);
         for trace in &TRACES_OF_A_PROXY {
             let caller = read(NEAR, "/", &[("host", "a"), (trace.as_str(), "x")]).expect("a caller");
-            assert!(!caller.direct, "{trace}");
+            assert!(!caller.direct && caller.proxied, "{trace}");
+        }
+        for (address, proxied) in [(NEAR, false), (FAR, false), ("10.0.0.2:5000", true)] {
+            assert_eq!(read(address, "/", &[("host", "a")]).expect("a caller").proxied, proxied, "{address}");
         }
     }
 

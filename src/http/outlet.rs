@@ -19,7 +19,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The longest window. So long does one client of many have a thread for itself: a tenth of a millisecond.
+/// The longest window. Sending it takes a tenth of a millisecond.
 pub const LONGEST: usize = 512 << 10;
 
 /// Never read and never written, so it takes up addresses and no memory.
@@ -29,11 +29,13 @@ fn is_mark(slice: &[u8]) -> bool {
     !slice.is_empty() && MARK.as_ptr_range().contains(&slice.as_ptr())
 }
 
-/// Bytes that a file has in memory.
+/// A part of a file.
 pub trait Window: Send {
-    /// How many are still to be sent.
+    /// How many bytes are still to be sent.
     fn left(&self) -> usize;
-    /// Sends as much as the socket takes now, at least a byte.
+    /// Waits until there is something to be sent that needs no waiting for the disk.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Sends as much as the socket takes now. 0: `poll_ready` is to be asked again.
     fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize>;
 }
 
@@ -106,18 +108,30 @@ impl Direct {
         Self { stream, outlet }
     }
 
-    /// Calls the system until it does something; it says itself where it has to be waited for.
-    fn poll_out(
+    /// Calls the system once the socket takes something. `None`: it said that it does not, after all.
+    fn poll_call(
         &self,
         cx: &mut Context<'_>,
-        mut call: impl FnMut(BorrowedFd<'_>) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
+        call: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<Option<usize>>> {
+        ready!(self.stream.poll_write_ready(cx))?;
+        match self.stream.try_io(Interest::WRITABLE, || call(self.stream.as_fd())) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Poll::Ready(Ok(None))
+            }
+            done => Poll::Ready(done.map(Some)),
+        }
+    }
+
+    /// The bytes wait for those behind them, so that they share a segment.
+    fn poll_head(&self, cx: &mut Context<'_>, head: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_io(Interest::WRITABLE, || call(self.stream.as_fd())) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                done => return Poll::Ready(done),
+            let sent = self.poll_call(cx, |socket| {
+                Ok(sendmsg(socket, head, &mut SendAncillaryBuffer::default(), flags)?)
+            });
+            if let Some(sent) = ready!(sent)? {
+                return Poll::Ready(Ok(sent));
             }
         }
     }
@@ -125,11 +139,17 @@ impl Direct {
     fn poll_window(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut windows = self.outlet.windows();
         let Some(window) = windows.front_mut() else { return Poll::Ready(Err(astray())) };
-        let sent = ready!(self.poll_out(cx, |socket| window.send(socket)))?;
-        if window.left() == 0 {
-            windows.pop_front();
+        loop {
+            // First the socket: what is in memory now need not be when it takes something.
+            ready!(self.stream.poll_write_ready(cx))?;
+            ready!(window.poll_ready(cx))?;
+            if let Some(sent @ 1..) = ready!(self.poll_call(cx, |socket| window.send(socket)))? {
+                if window.left() == 0 {
+                    windows.pop_front();
+                }
+                return Poll::Ready(Ok(sent));
+            }
         }
-        Poll::Ready(Ok(sent))
     }
 }
 
@@ -160,10 +180,7 @@ impl AsyncWrite for Direct {
         if plain == 0 {
             return self.poll_window(cx);
         }
-        // The head waits for the bytes behind it, so that they share a segment.
-        let flags = SendFlags::MORE | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let head = &slices[..plain];
-        self.poll_out(cx, |socket| Ok(sendmsg(socket, head, &mut SendAncillaryBuffer::default(), flags)?))
+        self.poll_head(cx, &slices[..plain])
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::net::SendFlags;
 
 use super::buffer::{self, Buffers};
 use super::faults::{Call, Faults};
@@ -19,6 +18,8 @@ use super::faults::{Call, Faults};
 const SLICES: usize = 1024;
 /// Whether bytes are in memory is looked at in steps of this: the kernel reads ahead, and lets go, in longer stretches.
 const STEP: usize = 64 << 10;
+/// `TMPFS_MAGIC`.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 /// An open file of the store. Readers share it: every read says where it reads.
 #[derive(Debug)]
@@ -84,45 +85,52 @@ impl StoreFile {
         if read == 0 { Err(cut_short(at)) } else { Ok(buffer.into_bytes(read)) }
     }
 
-    /// How many of the `most` bytes from `at` on can be sent without waiting for the disk. One byte in each step is looked
+    /// How many of the `most` bytes from `at` on can be had without waiting for the disk. One byte in each step is looked
     /// at; what the kernel lets go in between costs a wait, and no more.
     pub(super) fn in_memory(&self, at: u64, most: usize) -> usize {
-        let here = |at: u64| {
+        let look = |at: u64| {
             let byte = &mut [0];
             let slices = &mut [IoSliceMut::new(byte)];
-            let look = self.faults.pass(Call::Read);
-            look.and_then(|()| rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT)) == Ok(1)
+            self.faults.pass(Call::Read)?;
+            rustix::io::preadv2(&self.file, slices, at, ReadWriteFlags::NOWAIT)
         };
         let mut seen = 0;
         while seen < most {
             // The last byte of each step: those before it were read with it, or are what the step before ended with.
             let next = most.min(seen + STEP);
-            if !here(at + next as u64 - 1) {
-                break;
+            match look(at + next as u64 - 1) {
+                Ok(1) => seen = next,
+                // It cannot tell, and has no other place than memory.
+                Err(Errno::OPNOTSUPP) if self.is_on_tmpfs() => return most,
+                _ => break,
             }
-            seen = next;
         }
         seen
     }
 
-    /// Lets the kernel send at most `most` bytes from `at` on, without a copy of ours. Answers how many went; never none.
-    pub(super) fn send(&self, socket: BorrowedFd<'_>, at: u64, most: usize) -> Result<usize, SendError> {
+    fn is_on_tmpfs(&self) -> bool {
+        rustix::fs::fstatfs(&self.file).is_ok_and(|system| system.f_type == TMPFS)
+    }
+
+    /// Lets the kernel send at most `most` bytes from `at` on, without a copy of ours. Answers how many went, never 0;
+    /// `None` where a file system or a sandbox does not do so.
+    pub(super) fn send(
+        &self,
+        socket: BorrowedFd<'_>,
+        at: u64,
+        most: usize,
+    ) -> Result<Option<usize>, SendError> {
         let mut offset = at;
         let pass = self.faults.pass(Call::Send);
         match pass.and_then(|()| rustix::fs::sendfile(socket, &self.file, Some(&mut offset), most)) {
             Ok(0) => Err(SendError::File(cut_short(at))),
-            Ok(sent) => Ok(sent),
-            // A file system or a sandbox that cannot do so.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.send_copy(socket, at, most),
-            Err(error @ Errno::IO) => Err(SendError::File(error.into())),
+            Ok(sent) => Ok(Some(sent)),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => Ok(None),
+            Err(error @ (Errno::IO | Errno::BADMSG | Errno::UCLEAN | Errno::NXIO)) => {
+                Err(SendError::File(error.into()))
+            }
             Err(error) => Err(SendError::Socket(error.into())),
         }
-    }
-
-    fn send_copy(&self, socket: BorrowedFd<'_>, at: u64, most: usize) -> Result<usize, SendError> {
-        let bytes = self.read_wait(at, buffer::chunk(most)).map_err(SendError::File)?;
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::send(socket, &bytes, flags).map_err(|error| SendError::Socket(error.into()))
     }
 
     /// Reads `from..to` in order and shows each piece to `each`. Waits for the disk.
@@ -254,7 +262,7 @@ mod tests {
         assert_eq!(file.in_memory(0, 3 * STEP), 2 * STEP, "behind the end there is nothing");
         let (near, mut far) = UnixStream::pair().unwrap();
         let mut got = vec![0; 5000];
-        assert_eq!(file.send(near.as_fd(), STEP as u64, 5000).unwrap(), 5000);
+        assert_eq!(file.send(near.as_fd(), STEP as u64, 5000).unwrap(), Some(5000));
         far.read_exact(&mut got).unwrap();
         assert!(got == content[STEP..STEP + 5000]);
         let Err(SendError::File(error)) = file.send(near.as_fd(), SIZE as u64, 1) else {

@@ -7,7 +7,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
+use rustix::net::SendFlags;
 use tokio::task::JoinHandle;
 
 use super::buffer;
@@ -57,13 +58,29 @@ impl Blob {
 
 /// The least that is worth a window; fewer bytes are as well copied.
 const LEAST: usize = 64 << 10;
+/// What is looked at, and sent, in one go.
+const STRETCH: usize = 256 << 10;
 
-/// Bytes of a blob that were in memory when it was looked at, to go from there to a socket.
+/// A part of a blob that goes to a socket as far as possible from memory, past our own. It may wait for its client longer
+/// than its bytes stay in memory, so they are looked at each time.
 #[derive(Debug)]
 pub struct Window {
     file: Arc<StoreFile>,
     at: u64,
     left: usize,
+    next: Next,
+    /// The system sends no files: all is read.
+    refused: bool,
+}
+
+/// What is to be sent next.
+#[derive(Debug)]
+enum Next {
+    Unknown,
+    InMemory(usize),
+    /// On the blocking pool.
+    Reading(JoinHandle<io::Result<Bytes>>),
+    Read(Bytes),
 }
 
 impl Window {
@@ -72,9 +89,53 @@ impl Window {
         self.left
     }
 
-    /// Sends as much as the socket takes now, at least a byte.
+    /// Waits until there is something to be sent that needs no waiting for the disk.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.next {
+                Next::InMemory(_) | Next::Read(_) => return Poll::Ready(Ok(())),
+                Next::Reading(reading) => {
+                    let read = ready!(Pin::new(reading).poll(cx));
+                    self.next = Next::Unknown;
+                    self.next = Next::Read(read.unwrap_or_else(|dead| Err(io::Error::other(dead)))?);
+                }
+                Next::Unknown => {
+                    let most = self.left.min(STRETCH);
+                    let here = if self.refused { 0 } else { self.file.in_memory(self.at, most) };
+                    self.next = if here > 0 {
+                        Next::InMemory(here)
+                    } else {
+                        // Little: many a client may be slow to take it.
+                        let (file, at, want) = (Arc::clone(&self.file), self.at, most.min(LEAST));
+                        Next::Reading(tokio::task::spawn_blocking(move || file.read_wait(at, want)))
+                    };
+                }
+            }
+        }
+    }
+
+    /// Sends as much as the socket takes now. 0: ask [`poll_ready`](Self::poll_ready) again.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> Result<usize, SendError> {
-        let sent = self.file.send(socket, self.at, self.left)?;
+        let sent = match std::mem::replace(&mut self.next, Next::Unknown) {
+            Next::InMemory(here) => {
+                let sent = self.file.send(socket, self.at, here)?;
+                self.refused = sent.is_none();
+                sent.unwrap_or(0)
+            }
+            Next::Read(mut bytes) => {
+                let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+                let sent = rustix::net::send(socket, &bytes, flags);
+                bytes.advance(*sent.as_ref().unwrap_or(&0));
+                if !bytes.is_empty() {
+                    self.next = Next::Read(bytes);
+                }
+                sent.map_err(|error| SendError::Socket(error.into()))?
+            }
+            unready => {
+                self.next = unready;
+                0
+            }
+        };
         self.at += sent as u64;
         self.left -= sent;
         Ok(sent)
@@ -152,7 +213,7 @@ impl Reader {
     }
 
     /// What comes next, at most `most` bytes, to be sent past our memory; as if it had been read. `None` where it is
-    /// little, where the disk would have to be waited for, or where it may still change places.
+    /// little, where its beginning has to be waited for, or where it may still change places.
     pub fn window(&mut self, most: usize) -> Option<Window> {
         let (Source::Whole, None, false) = (&self.source, &self.reading, self.broken) else { return None };
         let left = self.end?.saturating_sub(self.at);
@@ -160,12 +221,17 @@ impl Reader {
         if most < LEAST {
             return None;
         }
-        let left = self.file.in_memory(self.at, most);
-        if left < LEAST {
+        if self.file.in_memory(self.at, LEAST) < LEAST {
             return None;
         }
-        let window = Window { file: Arc::clone(&self.file), at: self.at, left };
-        self.at += left as u64;
+        let window = Window {
+            file: Arc::clone(&self.file),
+            at: self.at,
+            left: most,
+            next: Next::Unknown,
+            refused: false,
+        };
+        self.at += most as u64;
         Some(window)
     }
 

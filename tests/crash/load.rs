@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use binaryrepo::names::{Algorithm, Digest};
 use bytes::Bytes;
@@ -22,6 +22,8 @@ use super::support::upstream::Registry;
 /// Where clients push to.
 const HOME: &str = "/v2/docker-local/team/app";
 const OCTETS: &str = "application/octet-stream";
+/// Nothing takes as long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The server is gone, most likely.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Images that are promised from one cleanup to the next.
@@ -174,7 +176,15 @@ impl World {
         for (number, image) in self.images.iter().enumerate() {
             for blob in image.blobs() {
                 let target = format!("/v2/hub/a/n{number}/blobs/{}", blob.digest);
-                let got = Ask::get(target).send(server, &blob.bytes).await;
+                let since = Instant::now();
+                let got = loop {
+                    let got = Ask::get(target.as_str()).send(server, &blob.bytes).await;
+                    // What the upstream has just broken off again and again is asked for anew a little later.
+                    if got.status != 502 || since.elapsed() > PATIENCE {
+                        break got;
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                };
                 assert!(got.is_whole(), "{got:?}");
             }
         }

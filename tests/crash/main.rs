@@ -65,6 +65,7 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
         server.check_promises().await;
         if look {
             world.take_in(load.stop().await);
+            registry.behave();
             world.all_is_there(server.address).await;
             world.forget_most(server.address).await;
             world.all_is_there(server.address).await;

@@ -1,12 +1,14 @@
 //! Cached files that are not what they should be are set aside and fetched again; nobody sees it but who was reading.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::task::Poll;
 
-use binaryrepo::engine::Verdict;
+use binaryrepo::engine::{Verdict, Window};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 
@@ -49,14 +51,50 @@ async fn a_blob_that_cannot_be_sent_is_set_aside_too() {
     let (near, _far) = UnixStream::pair().unwrap();
     let mut reader = house.blob("a/b", &layer.digest, "").await.unwrap().reader.unwrap();
     let mut window = reader.window(SIZE).expect("what was just written is in memory");
+    assert_eq!(window.send(near.as_fd()).unwrap(), 0, "whether it can be had has not been asked");
     // A closed socket is no fault of the file's.
     let (closed, _) = UnixStream::pair().unwrap();
+    poll_fn(|cx| window.poll_ready(cx)).await.unwrap();
     assert_eq!(window.send(closed.as_fd()).unwrap_err().kind(), ErrorKind::BrokenPipe);
     house.disk.fail(Call::Send, Errno::IO);
     assert_eq!(house.set_aside(), 0);
+    poll_fn(|cx| window.poll_ready(cx)).await.unwrap();
     window.send(near.as_fd()).unwrap_err();
     house.eventually("it is set aside", |house| house.set_aside() == 1).await;
     assert_eq!(house.metric("binaryrepo_disk_errors_total"), 1);
+}
+
+/// Sends all of it, and answers how much that was.
+async fn pour(window: &mut Window, socket: &UnixStream) -> usize {
+    let mut poured = 0;
+    while window.left() > 0 {
+        poll_fn(|cx| window.poll_ready(cx)).await.unwrap();
+        match window.send(socket.as_fd()) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => tokio::task::yield_now().await,
+            sent => poured += sent.unwrap(),
+        }
+    }
+    poured
+}
+
+/// A client may be so slow that the bytes have left memory when it takes them: then the disk is waited for elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_memory_is_read_before_it_is_sent() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let mut reader = house.blob("a/b", &layer.digest, "").await.unwrap().reader.unwrap();
+    let mut window = reader.window(SIZE).expect("what was just written is in memory");
+    // As if nothing were in memory any more.
+    house.disk.fail_times(1, Call::Read, Errno::AGAIN);
+    let asked = poll_fn(|cx| Poll::Ready(window.poll_ready(cx).is_pending())).await;
+    assert!(asked, "it is waited for on another thread");
+    let taking = std::thread::spawn(move || {
+        let mut got = vec![0; SIZE];
+        far.read_exact(&mut got).map(|()| got)
+    });
+    assert_eq!(pour(&mut window, &near).await, SIZE);
+    assert!(taking.join().unwrap().unwrap() == layer.bytes);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,12 +110,7 @@ async fn where_files_cannot_be_sent_their_bytes_are() {
         let mut got = vec![0; SIZE - 1000];
         far.read_exact(&mut got).map(|()| got)
     });
-    while window.left() > 0 {
-        match window.send(near.as_fd()) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
-            sent => assert!(sent.unwrap() > 0),
-        }
-    }
+    assert_eq!(pour(&mut window, &near).await, SIZE - 1000);
     assert!(taking.join().unwrap().unwrap() == layer.bytes[1000..]);
     assert!(reader.window(usize::MAX).is_none(), "that was all");
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use binaryrepo::engine::{Engine, LocalSpec, MaxSize, RepositorySpec, Settings, Verdict, Want};
 use binaryrepo::meta::{
-    Batch, ContentRow, CopyRow, Durability, HolderRow, Meta as _, MetaExt as _, Options as Meta, RedbMeta,
-    RepositoryRow,
+    Batch, ContentRow, CopyRow, DraftRow, Durability, HolderRow, Meta as _, MetaExt as _, Options as Meta,
+    RedbMeta, RepositoryRow,
 };
 use binaryrepo::names::{Digest, RepositoryId};
 use binaryrepo::telemetry::Metrics;
@@ -104,6 +104,25 @@ async fn a_fetch_goes_on_after_a_restart_where_it_was() {
     assert_eq!(seen.len(), 2);
     assert!(seen[1].range().is_some_and(|range| range != "bytes=0-"), "{:?}", seen[1].range());
     house.eventually("no draft is left", |house| house.drafts() == 0).await;
+}
+
+/// It used to lie there for a day: nobody fetches what is here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_of_what_lies_here_whole_is_removed_at_the_start() {
+    let registry = Registry::open().await;
+    let (house, layer) = House::cold(&registry, 3 << 20).await;
+    registry.script("/blobs/", [Fault::StallAt(1 << 20)]);
+    let client = house.blob("a/b", &layer.digest, "").await.unwrap();
+    house.eventually("some of it is written", |house| house.draft_bytes() >= 1 << 19).await;
+    drop(client);
+    let file = house.file_of(&layer.digest);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, &layer.bytes).unwrap();
+    let house = house.restart().await;
+    house.eventually("the draft has gone", |house| house.drafts() == 0).await;
+    let noted = async || house.ledger.scan::<DraftRow>(&(), None, 1).unwrap().is_empty().then_some(());
+    found("its row has gone", noted).await;
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
 }
 
 #[tokio::test(flavor = "multi_thread")]

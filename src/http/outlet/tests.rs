@@ -19,17 +19,31 @@ const PATIENT: Duration = Duration::from_secs(30);
 /// Not a multiple of anything.
 const SIZE: usize = (3 << 20) + 12_347;
 
+/// More than sockets hold. Behind its content the file has a hole.
+const LONG: u64 = 64 << 20;
+
 /// Part of a file; fails where it is told to.
 struct Part {
     file: Arc<File>,
     at: u64,
     left: usize,
     fails_at: u64,
+    waits: bool,
 }
 
 impl Window for Part {
     fn left(&self) -> usize {
         self.left
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // As if the disk had to be waited for, now and then.
+        self.waits = !self.waits;
+        if self.waits {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
@@ -92,7 +106,7 @@ impl Handler for Files {
             request.uri().path().split('/').skip(1).map(|n| n.parse::<u64>().expect("a number"));
         let (from, to) = (numbers.next().expect("from"), numbers.next().expect("to"));
         let fails_at = numbers.next().unwrap_or(u64::MAX);
-        let whole = Part { file: self.file.clone(), at: from, left: 0, fails_at };
+        let whole = Part { file: self.file.clone(), at: from, left: 0, fails_at, waits: false };
         let source = Mixed { whole, random: fastrand::Rng::with_seed(from ^ to) };
         let body = ResponseBody::blob(source, to - from, Way::Windows, &self.metrics, Nobody);
         Response::builder().header("content-length", to - from).body(body).expect("a response")
@@ -105,19 +119,18 @@ fn content() -> Vec<u8> {
 }
 
 async fn start(content: &[u8]) -> (TcpStream, CancellationToken) {
+    start_with(content, Limits::default()).await
+}
+
+async fn start_with(content: &[u8], limits: Limits) -> (TcpStream, CancellationToken) {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(content).expect("room");
+    file.set_len(LONG).expect("a length");
     let files = Files { file: Arc::new(file), metrics: Metrics::new() };
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_address().expect("bound");
     let stop = CancellationToken::new();
-    tokio::runtime::Handle::current().spawn(serve(
-        vec![listener],
-        files,
-        Limits::default(),
-        stop.clone(),
-        PATIENT,
-    ));
+    tokio::runtime::Handle::current().spawn(serve(vec![listener], files, limits, stop.clone(), PATIENT));
     (TcpStream::connect(address).await.expect("a server"), stop)
 }
 
@@ -171,6 +184,20 @@ async fn a_part_that_cannot_be_sent_breaks_the_body_off() {
     assert!(got.len() < SIZE && got == content[..got.len()], "{} bytes", got.len());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_of_a_window_is_let_go() {
+    let limits = Limits { stalled_write: Duration::from_millis(300), ..Limits::default() };
+    let (mut stream, _stop) = start_with(&content(), limits).await;
+    let asked = format!("GET /0/{LONG} HTTP/1.1\r\nHost: a\r\n\r\n");
+    stream.write_all(asked.as_bytes()).await.expect("sent");
+    head(&mut stream).await;
+    // Ten times as long as its patience lasts.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut got = Vec::new();
+    let _ = tokio::time::timeout(PATIENT, stream.read_to_end(&mut got)).await.expect("an end");
+    assert!((got.len() as u64) < LONG, "all {} bytes", got.len());
+}
+
 async fn pair() -> (Direct, Arc<Outlet>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let far = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a listener");
@@ -182,7 +209,7 @@ async fn pair() -> (Direct, Arc<Outlet>, TcpStream) {
 fn window(bytes: usize) -> Box<Part> {
     let file = tempfile::tempfile().expect("a file");
     file.set_len(bytes as u64).expect("a length");
-    Box::new(Part { file: Arc::new(file), at: 0, left: bytes, fails_at: u64::MAX })
+    Box::new(Part { file: Arc::new(file), at: 0, left: bytes, fails_at: u64::MAX, waits: false })
 }
 
 #[tokio::test]
