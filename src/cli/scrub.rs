@@ -119,8 +119,9 @@ fn verdict(report: &Value) -> Result<(), CliError> {
     }
     match number(report, "lost") {
         0 => Ok(()),
-        lost => Err(CliError::failed(format!("{lost} pushed blobs or manifests are lost"))
-            .with_hint("push the images named above again; the damaged files lie in quarantine/")),
+        lost => Err(CliError::failed(format!("{lost} pushed blobs or manifests are lost")).with_hint(
+            "push the images named above again; until then the damaged files stay in quarantine/",
+        )),
     }
 }
 

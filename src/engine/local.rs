@@ -32,6 +32,7 @@ impl Engine {
     ) -> Result<BlobAnswer, EngineError> {
         let local = |answer: BlobAnswer| BlobAnswer { verdict: Verdict::Local, ..answer };
         let noted = self.shared.answers.generation(key.repository, &key.image);
+        let mut unreadable = false;
         for _ in 0..TRIES {
             let seen = self.see(scope, digest, None).await?;
             let Some(size) = seen.linked else { return Err(no_blob(scope)) };
@@ -46,11 +47,16 @@ impl Engine {
                     if let Some(answer) = self.whole(digest, blob, want, &key, noted).await? {
                         return Ok(local(answer));
                     }
+                    unreadable = true;
                 }
                 Copy::Absent if self.is_only_manifest(digest).await? => return Err(no_blob(scope)),
                 Copy::Suspect => _ = self.verify(scope, digest).await?,
                 Copy::Lost | Copy::Absent => return Err(self.lost_for_good(digest).await),
             }
+        }
+        if unreadable {
+            // And on a disk that takes no changes it cannot be set aside.
+            return Err(self.lost_for_good(digest).await);
         }
         // It lies here, or did a moment ago: whoever changes it is faster each time.
         let message = "the blob is changed all the time; try again";
@@ -99,7 +105,7 @@ impl Engine {
     async fn lost_for_good(&self, digest: &Digest) -> EngineError {
         tracing::error!(%digest, "a pushed blob's file is missing or damaged: it must be pushed again");
         self.coordination.tell(Event::Lost { key: FlightKey::Content(*digest) }).await;
-        let message = "the blob was pushed here, but its file is missing; push it again";
+        let message = "the blob was pushed here, but its file is missing or damaged; push it again";
         EngineError::new(ErrorKind::Overloaded, message)
             .with_verdict(Verdict::Local)
             .with_retry_after(Some(RETRY))

@@ -150,7 +150,7 @@ impl Run {
                 }
                 self.keep_pace(*size).await;
                 if !is_right {
-                    self.damaged_manifest(*digest, *size).await?;
+                    self.damaged_manifest(*digest).await?;
                 }
                 self.counted(*size, |report| report.manifests += 1);
             }
@@ -255,26 +255,53 @@ impl Run {
         Ok(())
     }
 
-    async fn damaged_manifest(&self, digest: Digest, size: u64) -> Result<(), EngineError> {
+    /// It is looked at again: since its page was read the pace was kept, and who has pushed it meanwhile was told that
+    /// it is here.
+    async fn damaged_manifest(&self, digest: Digest) -> Result<(), EngineError> {
         let shared = &self.engine.shared;
-        let needed = shared.read(move |shared| needed(shared, &digest)).await?;
-        if needed.pushed {
-            // Without its document nobody is shown it, until it is pushed again.
-            let mut batch = Batch::new(Durability::Durable);
-            batch.require_present::<DocumentRow>(&digest).delete::<DocumentRow>(&digest);
-            match shared.meta.apply(batch).await {
-                Ok(()) | Err(MetaError::Conflict(_)) => shared.answers.clear(),
-                Err(error) => return Err(error.into()),
+        for _ in 0..TRIES {
+            let Some(row) = shared.read(move |shared| damaged_row(shared, &digest)).await? else {
+                return Ok(());
+            };
+            let needed = shared.read(move |shared| needed(shared, &digest)).await?;
+            if self.drop_document(digest, &row, &needed).await? {
+                return self.report_manifest(digest, row.bytes.len() as u64, &needed).await;
             }
-        } else {
-            documents::forget(shared, vec![digest]).await?;
         }
+        // Whoever changes it is faster each time, so it is pushed and used: the next scrub sees what it is then.
+        Ok(())
+    }
+
+    /// Without its document nobody is shown it, until it is pushed again. `false`: that has changed.
+    async fn drop_document(
+        &self,
+        digest: Digest,
+        row: &DocumentRow,
+        needed: &Needed,
+    ) -> Result<bool, EngineError> {
+        let shared = &self.engine.shared;
+        if !needed.pushed {
+            return documents::forget(shared, vec![digest]).await.map(|()| true);
+        }
+        let mut batch = Batch::new(Durability::Durable);
+        batch.require_equal(&digest, row).delete::<DocumentRow>(&digest);
+        match shared.meta.apply(batch).await {
+            Ok(()) => {
+                shared.answers.clear();
+                Ok(true)
+            }
+            Err(MetaError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn report_manifest(&self, digest: Digest, size: u64, needed: &Needed) -> Result<(), EngineError> {
         let mut healed = false;
         for scope in &needed.remotes {
             let fetched = self.engine.manifest(scope, &Reference::Digest(digest), Want::Body).await;
             healed = healed || fetched.is_ok();
         }
-        self.report(digest, size, true, &needed, healed);
+        self.report(digest, size, true, needed, healed);
         Ok(())
     }
 
@@ -374,13 +401,22 @@ struct Compared {
     is_right: bool,
 }
 
+impl Compared {
+    fn new(digest: Digest, row: &DocumentRow) -> Self {
+        let is_right = Digest::of(digest.algorithm(), &row.bytes) == digest;
+        Self { digest, size: row.bytes.len() as u64, is_right }
+    }
+}
+
 fn compared(shared: &Shared, after: Option<&Digest>) -> Result<Vec<Compared>, EngineError> {
     let page = shared.meta.scan::<DocumentRow>(&(), after, MANIFESTS)?;
-    let compare = |(digest, row): (Digest, DocumentRow)| {
-        let is_right = Digest::of(digest.algorithm(), &row.bytes) == digest;
-        Compared { digest, size: row.bytes.len() as u64, is_right }
-    };
-    Ok(page.into_iter().map(compare).collect())
+    Ok(page.iter().map(|(digest, row)| Compared::new(*digest, row)).collect())
+}
+
+/// As long as its bytes are not what its digest says.
+fn damaged_row(shared: &Shared, digest: &Digest) -> Result<Option<DocumentRow>, EngineError> {
+    let row = shared.meta.get::<DocumentRow>(digest)?;
+    Ok(row.filter(|row| !Compared::new(*digest, row).is_right))
 }
 
 fn total(shared: &Shared) -> Result<u64, EngineError> {

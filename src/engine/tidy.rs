@@ -2,25 +2,38 @@
 //! it, and it takes as long as it takes.
 //! Must not know: how room is made, why a file was set aside.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::actor::Coordination;
+use super::blobs::{self, Copy};
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
 use super::sweep::ROWS;
 use super::uploads;
 use crate::cache::Event;
 use crate::clock::UnixMillis;
-use crate::meta::{Batch, Durability, HolderRow, LinkRow, MetaExt as _, ReferrerRow, RepositoryRow, TagRow};
-use crate::names::RepositoryId;
+use crate::meta::{
+    Batch, ContentRow, CopyRow, Durability, HolderRow, LinkRow, MetaExt as _, ReferrerRow, RepositoryRow,
+    TagRow,
+};
+use crate::names::{Digest, RepositoryId};
+use crate::store::Aside;
 
 const EVERY: Duration = Duration::from_secs(10);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a damaged file lies there for a person to look at.
 const ASIDE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// What all of them may take.
+/// What all of them may take, apart from the newest and from those that are spared.
 const ASIDE_BYTES: u64 = 1 << 30;
+
+/// What was trimmed.
+#[derive(Default)]
+struct Trimmed {
+    files: u64,
+    bytes: u64,
+}
 
 /// Runs until the stop.
 pub(super) async fn tidy(shared: Arc<Shared>, coordination: Coordination) {
@@ -32,7 +45,13 @@ pub(super) async fn tidy(shared: Arc<Shared>, coordination: Coordination) {
         }
         if shared.clock.now() >= trim_due {
             trim_due = shared.clock.now().after(TRIM_EVERY);
-            trim_quarantine(&shared).await;
+            match trim_quarantine(&shared).await {
+                Ok(Trimmed { files: 0, .. }) => {}
+                Ok(Trimmed { files, bytes }) => {
+                    tracing::info!(files, bytes, "removed the oldest of what was set aside in quarantine/");
+                }
+                Err(error) => tracing::warn!(%error, "quarantine/ cannot be tidied up"),
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -41,17 +60,38 @@ pub(super) async fn tidy(shared: Arc<Shared>, coordination: Coordination) {
     }
 }
 
-async fn trim_quarantine(shared: &Arc<Shared>) {
+/// What is older than its life goes. Of the rest, from the newest on, stays what has room; the newest always, so that one
+/// large file does not take the place of all. What is pushed and does not lie here whole is spared, whatever its age and
+/// size: the file set aside may be the last there is, and intact where only the disk's controller failed.
+async fn trim_quarantine(shared: &Arc<Shared>) -> Result<Trimmed, EngineError> {
     let life = u64::try_from(ASIDE_LIFE.as_millis()).unwrap_or(u64::MAX);
     let since = UnixMillis(shared.clock.wall().0.saturating_sub(life));
-    match shared.read(move |shared| Ok(shared.store.trim_quarantine(since, ASIDE_BYTES)?)).await {
-        Ok(removed) if removed.files > 0 => {
-            let (files, bytes) = (removed.files, removed.bytes);
-            tracing::info!(files, bytes, "removed the oldest of what was set aside in quarantine/");
+    let mut aside = shared.read(|shared| Ok(shared.store.list_aside()?)).await?;
+    aside.sort_unstable_by_key(|one| (Reverse(one.at), one.digest));
+    let (mut held, mut trimmed) = (0_u64, Trimmed::default());
+    for (place, Aside { digest, size, at }) in aside.into_iter().enumerate() {
+        let has_room = place == 0 || held.saturating_add(size) <= ASIDE_BYTES;
+        if (has_room && at >= since) || !remove_aside(shared, digest).await? {
+            held = held.saturating_add(size);
+        } else {
+            trimmed.files += 1;
+            trimmed.bytes += size;
         }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "quarantine/ cannot be tidied up"),
     }
+    Ok(trimmed)
+}
+
+/// Unless it is to be spared. In the digest's turn: nobody sets its blob aside between the look and the removal.
+async fn remove_aside(shared: &Arc<Shared>, digest: Digest) -> Result<bool, EngineError> {
+    let _turn = shared.turns.take(&digest).await;
+    let remove = move |shared: &Shared| {
+        let content = shared.meta.get::<ContentRow>(&digest)?;
+        let copy = shared.meta.get::<CopyRow>(&digest)?;
+        let pushed = content.is_some_and(|row| row.pushed) || copy.is_some_and(|row| row.durable);
+        let spared = pushed && !matches!(blobs::look(shared, &digest)?, Copy::Here(_));
+        Ok(!spared && shared.store.remove_aside(&digest)?)
+    };
+    shared.read(remove).await
 }
 
 /// Removes what a retired repository left, a page of rows at a time, then its own row; and once more what came

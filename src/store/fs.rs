@@ -24,11 +24,12 @@ pub struct Space {
     pub free: u64,
 }
 
-/// How much went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    pub files: u64,
-    pub bytes: u64,
+/// A damaged file that was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub digest: Digest,
+    pub size: u64,
+    pub at: UnixMillis,
 }
 
 /// One thing that lies in the store.
@@ -126,8 +127,12 @@ impl Store for FsStore {
         self.layout.quarantine(digest, damaged.map(Blob::identity).transpose()?)
     }
 
-    fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed> {
-        self.layout.trim_quarantine(since, most)
+    fn list_aside(&self) -> io::Result<Vec<Aside>> {
+        self.layout.list_aside()
+    }
+
+    fn remove_aside(&self, digest: &Digest) -> io::Result<bool> {
+        self.layout.remove_aside(digest)
     }
 
     fn remove_draft(&self, id: DraftId) -> io::Result<bool> {

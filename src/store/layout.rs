@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::faults::{Call, Faults};
 use super::file::Identity;
 use super::trouble::named;
-use super::{DraftId, Removed, Scan, Space};
+use super::{Aside, DraftId, Scan, Space};
 use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
@@ -209,26 +209,19 @@ impl Layout {
         Ok(true)
     }
 
-    /// From the newest on, as much is kept as has room.
-    pub(super) fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed> {
+    pub(super) fn list_aside(&self) -> io::Result<Vec<Aside>> {
         let mut aside = Vec::new();
         self.list(QUARANTINE, |name, _, stat| {
             // What a person has put there is theirs.
             if let Some(digest) = aside_digest(name).filter(|_| is_file(stat)) {
-                aside.push((moved_at(stat), digest, size(stat)));
+                aside.push(Aside { digest, size: size(stat), at: moved_at(stat) });
             }
         })?;
-        aside.sort_unstable();
-        let (mut held, mut removed) = (0_u64, Removed::default());
-        for (at, digest, size) in aside.into_iter().rev() {
-            held = held.saturating_add(size);
-            let stays = held <= most && at >= u128::from(since.0) * 1_000_000;
-            if !stays && self.remove(&aside_name(&digest))? {
-                removed.files += 1;
-                removed.bytes += size;
-            }
-        }
-        Ok(removed)
+        Ok(aside)
+    }
+
+    pub(super) fn remove_aside(&self, digest: &Digest) -> io::Result<bool> {
+        self.remove(&aside_name(digest))
     }
 
     fn identity(&self, name: &str) -> Option<Identity> {
@@ -383,10 +376,10 @@ fn aside_digest(name: &OsStr) -> Option<Digest> {
     format!("{algorithm}:{hex}").parse().ok()
 }
 
-/// Nanoseconds since 1970. A move leaves the time of the last write as it was, and changes that of the inode.
-fn moved_at(stat: &Stat) -> u128 {
-    let seconds = u128::try_from(stat.st_ctime).unwrap_or_default();
-    seconds * 1_000_000_000 + u128::from(stat.st_ctime_nsec)
+/// A move leaves the time of the last write as it was, and changes that of the inode.
+fn moved_at(stat: &Stat) -> UnixMillis {
+    let millis = |seconds: u64| seconds.saturating_mul(1_000).saturating_add(stat.st_ctime_nsec / 1_000_000);
+    UnixMillis(u64::try_from(stat.st_ctime).map(millis).unwrap_or_default())
 }
 
 fn is_file(stat: &Stat) -> bool {

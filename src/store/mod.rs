@@ -16,14 +16,13 @@ pub use draft::{Asleep, Checkpoint, Draft, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
 pub use file::SendError;
-pub use fs::{FsStore, Removed, Scan, Space};
+pub use fs::{Aside, FsStore, Scan, Space};
 pub use reader::{Blob, Reader, Window};
 pub use tail::{End, Progress, Tail};
 pub use trouble::Trouble;
 
 use std::io;
 
-use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
 /// The number of a draft: its file name under `tmp/`.
@@ -67,8 +66,11 @@ pub trait Store: Send + Sync + 'static {
     /// Sets a damaged file aside, out of every reader's way. With `damaged`, only that very file: what was published
     /// since it was opened stays.
     fn quarantine(&self, digest: &Digest, damaged: Option<&Blob>) -> io::Result<bool>;
-    /// Removes what was set aside before `since`, and of the rest the oldest, so that about `most` bytes are left.
-    fn trim_quarantine(&self, since: UnixMillis, most: u64) -> io::Result<Removed>;
+    /// What was set aside and lies there still. What a person put beside it is not listed.
+    fn list_aside(&self) -> io::Result<Vec<Aside>>;
+    /// Removes what was set aside under `digest`. It may be the only copy that is left, and intact where just its disk
+    /// failed for a while: the caller knows whether it may go.
+    fn remove_aside(&self, digest: &Digest) -> io::Result<bool>;
     fn remove_draft(&self, id: DraftId) -> io::Result<bool>;
     /// Lists the blobs, and what is not ours, for the boot.
     fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()>;

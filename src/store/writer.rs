@@ -1,5 +1,5 @@
-//! Owns the writer threads: disk writes and hashing run here, away from the async workers and their blocking
-//! pool, which belongs to the readers.
+//! Owns the writer threads: what drafts take in is written and hashed here, away from the async workers. What takes as
+//! long as a blob is large (syncing, publishing, hashing it once more) runs in the blocking pool, beside the readers.
 //! Must not know: what a job does.
 
 use std::io;

@@ -161,6 +161,32 @@ async fn a_damaged_manifest_is_shown_to_nobody() {
     assert_eq!(yard.manifest(APP, "1").await.unwrap(), image.content.bytes);
 }
 
+/// Between the look at a manifest and what becomes of it the pace is kept. Who pushed it again meanwhile was told that
+/// it is here, and it was removed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_pushed_again_since_it_was_looked_at_stays() {
+    let registry = Registry::open().await;
+    let yard = yard(&registry).await;
+    let config = Content::random(2, 10);
+    let image = Thing::manifest(&config, &[], None);
+    yard.push_blob(APP, &config).await.unwrap();
+    yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
+    let row = yard.meta.get::<DocumentRow>(&image.digest()).unwrap().unwrap();
+    let mut batch = Batch::new(Durability::Relaxed);
+    batch.put(&image.digest(), &DocumentRow { bytes: vec![b' '; 600].into(), ..row });
+    yard.meta.apply(batch).await.unwrap();
+    // Two seconds for the manifest.
+    yard.engine.start_scrub(300).unwrap();
+    found("it has come to the manifests", async || (yard.engine.scrub_report().blobs == 1).then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
+    assert_eq!(yard.engine.scrub_report().manifests, 0, "the push was too late");
+    let report = ended(&yard).await;
+    assert!(report.finished && report.manifests == 1 && report.damaged.is_empty(), "{report:?}");
+    assert_eq!(yard.manifest(APP, "1").await.unwrap(), image.content.bytes);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_keeps_its_pace_and_stops_when_told() {
     let registry = Registry::open().await;

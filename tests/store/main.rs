@@ -194,19 +194,20 @@ async fn a_blob_cut_short_breaks_its_reader_off() {
 }
 
 #[tokio::test]
-async fn what_was_set_aside_goes_with_time() {
+async fn what_was_set_aside_is_listed_with_its_time() {
     let house = House::new();
     let (digest, _) = house.published(1, &content(100 * KIB)).await;
     assert!(house.store.quarantine(&digest, None).unwrap());
+    fs::write(house.dir.path().join("quarantine/notes"), "a person's").unwrap();
     let now = Clock::new().wall().0;
-    let trimmed = |since: u64| {
-        let removed = house.store.trim_quarantine(UnixMillis(since), u64::MAX).unwrap();
-        (removed.files, removed.bytes)
-    };
-    let hour = 3_600_000;
-    assert_eq!(trimmed(now - hour), (0, 0));
-    assert_eq!(trimmed(now + hour), (1, 100 * KIB as u64));
-    assert_eq!(trimmed(now + hour), (0, 0));
+    let listed = house.store.list_aside().unwrap();
+    let [Aside { digest: of, size, at: UnixMillis(at) }] = listed[..] else { panic!("{listed:?}") };
+    assert_eq!((of, size), (digest, 100 * KIB as u64));
+    let minute = 60_000;
+    assert!((now - minute..now + minute).contains(&at), "{at}, and now it is {now}");
+    assert!(house.store.remove_aside(&digest).unwrap());
+    assert!(!house.store.remove_aside(&digest).unwrap());
+    assert!(house.store.list_aside().unwrap().is_empty());
 }
 
 /// Somebody finds a blob damaged; before they set it aside, a push puts synced bytes in its place. Moving whatever

@@ -1,0 +1,129 @@
+//! What becomes of damaged files that were set aside, and of pushed ones that cannot be.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use binaryrepo::engine::{
+    BlobAnswer, BlobWant, EngineError, ErrorKind, LocalSpec, Principal, RepositorySpec, Settings, Want,
+};
+use binaryrepo::names::{Algorithm, Digest, RangeRequest};
+use binaryrepo::store::Call;
+use rustix::io::Errno;
+
+use super::house::{House, drain, roomy, scope};
+use super::rig::Disk;
+use super::support::image::Content;
+
+const MIB: u64 = 1 << 20;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A house with a local repository, whose blobs nobody collects however old they are.
+async fn house() -> House {
+    let settings = Settings { collect_after: 1_000 * DAY, ..roomy() };
+    let house = House::open(tempfile::tempdir().unwrap(), settings, Disk::default()).await;
+    let local = RepositorySpec::Local(LocalSpec::default());
+    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    house
+}
+
+async fn push(house: &House, blob: &Content) {
+    let place = scope(&house.engine, "own", "a/b");
+    let id = house.engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await.unwrap();
+    let mut upload = house.engine.upload(&place, &Principal::Operator, &id).await.unwrap();
+    upload.append(vec![blob.bytes.clone()]).await.unwrap();
+    upload.finish(&blob.digest).await.unwrap();
+}
+
+async fn blob(house: &House, digest: &Digest) -> Result<BlobAnswer, EngineError> {
+    let want = BlobWant { want: Want::Body, range: RangeRequest::Whole };
+    house.engine.blob(&scope(&house.engine, "own", "a/b"), digest, want).await
+}
+
+fn aside(house: &House, digest: &Digest) -> PathBuf {
+    house.dir.path().join("quarantine").join(digest.to_string().replace(':', "-"))
+}
+
+/// Sets a file of so many bytes aside, which nobody pushed.
+fn plant(house: &House, name: &str, size: u64) -> PathBuf {
+    let path = aside(house, &Digest::of(Algorithm::Sha256, name.as_bytes()));
+    // The kernel's clock for files goes in steps.
+    let step = || std::thread::sleep(Duration::from_millis(50));
+    step();
+    std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+    step();
+    path
+}
+
+/// As if so much time had gone by.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// The newest counts, so the older go; one that does not fit took the room of all older ones with it before.
+#[tokio::test]
+async fn one_large_file_stays_and_takes_only_its_own_room() {
+    let house = house().await;
+    let small = plant(&house, "small", MIB);
+    let large = plant(&house, "large", 2_000 * MIB);
+    let new = plant(&house, "new", MIB);
+    pass(Duration::from_secs(120)).await;
+    house.eventually("what does not fit is gone", |_| !large.exists()).await;
+    assert!(small.exists() && new.exists());
+
+    let large = plant(&house, "large", 2_000 * MIB);
+    pass(Duration::from_secs(120)).await;
+    house.eventually("the older are gone", |_| !small.exists() && !new.exists()).await;
+    assert!(large.exists());
+}
+
+/// A controller that fails for a while has intact files set aside. Where they were pushed, these are all there is.
+#[tokio::test]
+async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
+    let house = house().await;
+    let pushed = Content::random(7, 2_000);
+    push(&house, &pushed).await;
+    // The oldest is looked at last.
+    let oldest = plant(&house, "cached", MIB);
+    house.disk.fail_times(1, Call::Read, Errno::IO);
+    let error = blob(&house, &pushed.digest).await.expect_err("it cannot be read");
+    assert_eq!(error.kind, ErrorKind::Overloaded, "{error}");
+    let last = aside(&house, &pushed.digest);
+    plant(&house, "large", 2_000 * MIB);
+    pass(Duration::from_secs(120)).await;
+    house.eventually("there is no room", |_| !oldest.exists()).await;
+    assert!(std::fs::read(&last).unwrap() == pushed.bytes);
+
+    // The start finds its file missing.
+    let house = house.restart().await;
+    let oldest = plant(&house, "cached", MIB);
+    let moved = last.with_extension("moved");
+    std::fs::rename(&last, &moved).unwrap();
+    std::fs::rename(&moved, &last).unwrap();
+    pass(31 * DAY).await;
+    house.eventually("it is too old", |_| !oldest.exists()).await;
+    assert!(std::fs::read(&last).unwrap() == pushed.bytes);
+
+    push(&house, &pushed).await;
+    pass(Duration::from_secs(120)).await;
+    house.eventually("it is not needed any more", |_| !last.exists()).await;
+    let answer = blob(&house, &pushed.digest).await.unwrap();
+    assert!(drain(answer.reader.unwrap()).await.whole() == pushed.bytes);
+}
+
+/// It used to be called changed all the time, and the client was told to try again at once.
+#[tokio::test]
+async fn a_pushed_blob_that_can_be_neither_read_nor_set_aside_is_to_be_pushed_again() {
+    let house = house().await;
+    let pushed = Content::random(7, 2_000);
+    push(&house, &pushed).await;
+    house.disk.fail(Call::Read, Errno::IO);
+    house.disk.fail(Call::SetAside, Errno::ROFS);
+    let error = blob(&house, &pushed.digest).await.expect_err("it cannot be read");
+    assert!(error.kind == ErrorKind::Overloaded && error.message.contains("push it again"), "{error:?}");
+    assert_eq!(error.retry_after, Some(Duration::from_secs(60)));
+    house.disk.heal();
+    let answer = blob(&house, &pushed.digest).await.unwrap();
+    assert!(drain(answer.reader.unwrap()).await.whole() == pushed.bytes);
+}
