@@ -193,6 +193,7 @@ pub async fn hold(world: &World, cell: Cell, clients: usize) -> Result<(Gate, Ve
         Phase::Head => world.until_waiting(clients).await?,
         _ => world.until_at(&pulls, at).await?,
     }
+    world.until_asked().await?;
     Ok((gate, pulls))
 }
 

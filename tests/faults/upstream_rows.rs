@@ -303,6 +303,7 @@ fn c7(cell: Cell) -> Plan {
         let clients = world.pulls(cell.clients());
         if waits {
             world.until_waiting(cell.clients()).await?;
+            world.until_asked().await?;
         } else {
             world.until_at(&clients, at).await?;
         }

@@ -187,6 +187,12 @@ impl World {
         self.until("everybody waits for the head", enough).await
     }
 
+    /// Waits until the fetch itself has come to the upstream.
+    pub async fn until_asked(&self) -> Result<(), String> {
+        let asked = async || !self.registry.asked(&self.line()).is_empty();
+        self.until("the upstream is asked", asked).await
+    }
+
     /// Waits until each has the head and so many bytes.
     pub async fn until_at(&self, clients: &[Client], at: u64) -> Result<(), String> {
         let there = async || clients.iter().all(|client| client.has_head() && client.bytes() >= at);
