@@ -9,7 +9,7 @@ export CERTS_DIR
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e conformance simulate faults demo crash bench build setup-certs check-remote-pull up down nightly rust dist cargo-deny
+.PHONY: help run test lint e2e conformance simulate faults demo crash bench hostile cleanup build setup-certs check-remote-pull up down nightly rust dist cargo-deny
 
 need := ops/need.sh
 deny_version := 0.20.2
@@ -62,6 +62,13 @@ crash: rust ## Kill a real server 300 times while clients pull and push, and loo
 faults: rust ## Run the fault matrix and write docs/faults.md (FAULTS_CELL=C4.middle runs a part)
 	FAULTS_WRITE=1 cargo test --locked --features planted-bugs --test faults -- --nocapture
 
+hostile: rust ## Send what no client should, directly and through nginx
+	@$(need) nginx
+	cargo test --locked --features planted-bugs --test hostile -- --include-ignored
+
+cleanup: rust ## Random histories of pushes, deletions and cleanups against a model, and scrubs (HISTORIES=N)
+	cargo test --locked --features planted-bugs --test cleanup -- --nocapture
+
 demo: rust ## 100 cold clients, one slow upstream, no Docker and no internet: prints who fetched what
 	cargo test $(cargo_flags) --test demo -- $(ARGS)
 
@@ -97,7 +104,7 @@ nightly: ARGS = --nightly
 nightly: test lint e2e conformance simulate ## Everything, ten million schedules, 200 kills, 1000 histories of uploads, and the advisories (network)
 	KILL_ROUNDS=200 UPLOAD_CASES=1000 cargo test --locked --features planted-bugs --test local -- --nocapture kill:: sessions::
 	@CRASH_ROUNDS=4000 $(MAKE) --no-print-directory crash
-	HISTORIES=200000 cargo test --locked --features planted-bugs --test cleanup -- --nocapture histories
+	@HISTORIES=200000 $(MAKE) --no-print-directory cleanup
 	@if git ls-remote -q https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1; then \
 		cargo deny --locked check advisories; \
 	else \

@@ -6,13 +6,15 @@ use std::time::Duration;
 use binaryrepo::engine::{
     BlobAnswer, BlobWant, EngineError, ErrorKind, LocalSpec, Principal, RepositorySpec, Settings, Want,
 };
+use binaryrepo::meta::{CopyRow, MetaExt as _};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 
 use super::house::{House, drain, roomy, scope};
-use super::rig::Disk;
+use super::rig::{Disk, Gate};
 use super::support::image::Content;
+use super::support::upstream::Registry;
 
 const MIB: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -110,6 +112,27 @@ async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
     house.eventually("it is not needed any more", |_| !last.exists()).await;
     let answer = blob(&house, &pushed.digest).await.unwrap();
     assert!(drain(answer.reader.unwrap()).await.whole() == pushed.bytes);
+}
+
+/// Its row went on saying that it survives a power cut, over a file that a fetch had put there unsynced.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_remote_brings_in_place_of_what_was_pushed_is_synced() {
+    let registry = Registry::open().await;
+    let (house, layer) = House::cold(&registry, 200_000).await;
+    let local = RepositorySpec::Local(LocalSpec::default());
+    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    push(&house, &layer).await;
+    std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
+    let gate = Gate::default();
+    gate.open();
+    house.disk.hold_after(0, Call::Sync, &gate);
+    house.pulled("a/b", &layer).await;
+    house.rest().await;
+    assert!(gate.is_reached(), "the file");
+    let row = house.ledger.get::<CopyRow>(&layer.digest).unwrap().expect("it lies here");
+    assert!(row.durable);
+    let answer = blob(&house, &layer.digest).await.unwrap();
+    assert!(drain(answer.reader.unwrap()).await.whole() == layer.bytes);
 }
 
 /// It used to be called changed all the time, and the client was told to try again at once.

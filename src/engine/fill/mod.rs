@@ -8,7 +8,7 @@ mod pull;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use self::notes::Notes;
+use self::notes::{Notes, Promise};
 use super::attempts::{self, Attempts, Verdict};
 use super::drafts::Leftover;
 use super::flight::{FlightTail, Salvage, Source, Story};
@@ -204,13 +204,18 @@ impl Fill {
     async fn publish(self) -> Result<u64, Ended> {
         let (size, id) = (self.draft.len(), self.draft.id());
         let _turn = self.shared.turns.take(&self.digest).await;
-        if let Err(error) = self.draft.publish(&self.digest, Durability::Relaxed).await {
+        let promise = self.notes.promise().await;
+        let durability = match promise {
+            Promise::None => Durability::Relaxed,
+            Promise::Pushed => Durability::Durable,
+        };
+        if let Err(error) = self.draft.publish(&self.digest, durability).await {
             // Its bytes are right and its readers have them; it only cannot stay.
             cannot_keep(&self.shared, &self.digest, size, &error);
             self.notes.forget(id).await;
             return Err(Ended::UNKEPT);
         }
-        if let Err(error) = self.notes.published(size, id).await {
+        if let Err(error) = self.notes.published(size, id, promise).await {
             // Counted all the same, so that its bytes can be evicted; who asks for it finds no row and says so.
             tracing::error!(digest = %self.digest, %error, "a fetched blob cannot be noted");
         }

@@ -9,7 +9,8 @@ use crate::engine::flight::Source;
 use crate::engine::model::EngineError;
 use crate::engine::shared::Shared;
 use crate::meta::{
-    Batch, CopyRow, DraftRow, DraftSource, Durability, LinkRow, MetaError, MetaExt as _, RepositoryRow,
+    Batch, ContentRow, CopyRow, DraftRow, DraftSource, Durability, LinkRow, MetaError, MetaExt as _,
+    RepositoryRow,
 };
 use crate::names::Digest;
 use crate::store::{Checkpoint, Draft, DraftId};
@@ -20,6 +21,15 @@ const CHECKPOINT_BYTES: u64 = 16 * 1024 * 1024;
 const CHECKPOINTS_KEPT: usize = 16;
 /// Few change the row of a digest that is being fetched.
 const TRIES: usize = 8;
+
+/// What holds for the bytes of a digest, whoever brings them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// They can be fetched again.
+    None,
+    /// They were pushed, and acknowledged: a power cut must not take them.
+    Pushed,
+}
 
 pub(super) struct Notes {
     shared: Arc<Shared>,
@@ -98,14 +108,24 @@ impl Notes {
         }
     }
 
+    /// Where it cannot be told none is kept: the copy's row says so, and an unclean stop makes it suspect.
+    pub async fn promise(&self) -> Promise {
+        let digest = self.digest;
+        let pushed = self.shared.read(move |shared| {
+            let content = shared.meta.get::<ContentRow>(&digest)?;
+            Ok(content.is_some_and(|row| row.pushed))
+        });
+        if pushed.await.unwrap_or(false) { Promise::Pushed } else { Promise::None }
+    }
+
     /// The blob lies under its digest, and this image has it. What a push has noted about the same bytes meanwhile
     /// stays: it promises more than a fill does.
-    pub async fn published(&self, size: u64, draft: DraftId) -> Result<(), EngineError> {
+    pub async fn published(&self, size: u64, draft: DraftId, promise: Promise) -> Result<(), EngineError> {
         let digest = self.digest;
         // Mostly there is none.
         let mut there = None;
         for _ in 1..TRIES {
-            match self.shared.meta.apply(self.batch(size, draft, there.as_ref())).await {
+            match self.shared.meta.apply(self.batch(size, draft, promise, there.as_ref())).await {
                 Err(MetaError::Conflict(_)) => {
                     let look = self.shared.read(move |shared| Ok(shared.meta.get::<CopyRow>(&digest)?));
                     there = look.await?;
@@ -113,13 +133,14 @@ impl Notes {
                 applied => return Ok(applied?),
             }
         }
-        Ok(self.shared.meta.apply(self.batch(size, draft, there.as_ref())).await?)
+        Ok(self.shared.meta.apply(self.batch(size, draft, promise, there.as_ref())).await?)
     }
 
     /// All of it on the condition that the copy's row is still what it was.
-    fn batch(&self, size: u64, draft: DraftId, there: Option<&CopyRow>) -> Batch {
+    fn batch(&self, size: u64, draft: DraftId, promise: Promise, there: Option<&CopyRow>) -> Batch {
         let (digest, source) = (&self.digest, &self.source);
-        let mut batch = Batch::new(Durability::Relaxed);
+        let pushed = promise == Promise::Pushed;
+        let mut batch = Batch::new(if pushed { Durability::Durable } else { Durability::Relaxed });
         match there {
             Some(row) => batch.require_equal(digest, row),
             None => batch.require_absent::<CopyRow>(digest),
@@ -127,7 +148,7 @@ impl Notes {
         if !there.is_some_and(|row| row.durable) {
             let copy = CopyRow {
                 size,
-                durable: false,
+                durable: pushed,
                 epoch: self.shared.epoch,
                 last_used_ms: self.shared.clock.wall().0,
                 upstream: source.repository.0,
