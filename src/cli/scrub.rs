@@ -117,12 +117,13 @@ fn verdict(report: &Value) -> Result<(), CliError> {
     if let Some(why) = report.get("failed").and_then(Value::as_str) {
         return Err(CliError::failed("the scrub did not come to its end").with_cause(why));
     }
-    match number(report, "lost") {
-        0 => Ok(()),
-        lost => Err(CliError::failed(format!("{lost} pushed blobs or manifests are lost")).with_hint(
-            "push the images named above again; until then the damaged files stay in quarantine/",
-        )),
-    }
+    let lost = match number(report, "lost") {
+        0 => return Ok(()),
+        1 => "a pushed blob or manifest is lost".to_owned(),
+        lost => format!("{lost} pushed blobs or manifests are lost"),
+    };
+    let hint = "push the images named above again; until then the damaged files stay in quarantine/";
+    Err(CliError::failed(lost).with_hint(hint))
 }
 
 #[cfg(test)]

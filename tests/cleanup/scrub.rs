@@ -141,18 +141,24 @@ async fn what_cannot_be_fetched_now_is_left_to_the_next_pull() {
     assert!(!yard.file_of(&blob.digest).exists());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_manifest_is_shown_to_nobody() {
-    let registry = Registry::open().await;
-    let yard = yard(&registry).await;
-    let config = Content::random(2, 500);
+/// Pushed as tag `1`; then other bytes lie there.
+async fn damaged_manifest(yard: &Yard, bytes: &'static [u8]) -> Thing {
+    let config = Content::random(2, 10);
     let image = Thing::manifest(&config, &[], None);
     yard.push_blob(APP, &config).await.unwrap();
     yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
     let row = yard.meta.get::<DocumentRow>(&image.digest()).unwrap().unwrap();
     let mut batch = Batch::new(Durability::Relaxed);
-    batch.put(&image.digest(), &DocumentRow { bytes: Bytes::from_static(b"{}"), ..row });
+    batch.put(&image.digest(), &DocumentRow { bytes: Bytes::from_static(bytes), ..row });
     yard.meta.apply(batch).await.unwrap();
+    image
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_manifest_is_shown_to_nobody() {
+    let registry = Registry::open().await;
+    let yard = yard(&registry).await;
+    let image = damaged_manifest(&yard, b"{}").await;
     let report = scrubbed(&yard).await;
     let [found] = &report.damaged[..] else { panic!("{report:?}") };
     assert!(found.manifest && found.remedy == Remedy::PushAgain && found.images == [APP]);
@@ -167,14 +173,7 @@ async fn a_damaged_manifest_is_shown_to_nobody() {
 async fn a_manifest_pushed_again_since_it_was_looked_at_stays() {
     let registry = Registry::open().await;
     let yard = yard(&registry).await;
-    let config = Content::random(2, 10);
-    let image = Thing::manifest(&config, &[], None);
-    yard.push_blob(APP, &config).await.unwrap();
-    yard.push_manifest(APP, Some("1"), &image.content).await.unwrap();
-    let row = yard.meta.get::<DocumentRow>(&image.digest()).unwrap().unwrap();
-    let mut batch = Batch::new(Durability::Relaxed);
-    batch.put(&image.digest(), &DocumentRow { bytes: vec![b' '; 600].into(), ..row });
-    yard.meta.apply(batch).await.unwrap();
+    let image = damaged_manifest(&yard, &[b' '; 600]).await;
     // Two seconds for the manifest.
     yard.engine.start_scrub(300).unwrap();
     found("it has come to the manifests", async || (yard.engine.scrub_report().blobs == 1).then_some(()))
