@@ -1,5 +1,7 @@
 //! Bad input: credentials that are none, guesses, and secrets that must not be told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -182,6 +184,45 @@ async fn guesses_in_parallel_are_no_way_around() {
         }
     }
     assert!(refused >= 20 && start.elapsed() < Duration::from_secs(10), "{refused} {:?}", start.elapsed());
+}
+
+/// More guesses than can wait, all from one address, and each for a user name of its own: whoever comes from elsewhere
+/// does not notice. All once stood in one line, and right passwords were sent away with the guesses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_guesses_leaves_room_for_who_knows_the_password() {
+    let house = House::new().await;
+    let from =
+        |address: &str| super::client::Request::new(house.address, "GET", "/v2/").through_proxy(address);
+    let sent_away = Arc::new(AtomicUsize::new(0));
+    let mut flood = tokio::task::JoinSet::new();
+    for guesser in 0..400 {
+        let (request, sent_away) = (from("198.51.100.1"), sent_away.clone());
+        flood.spawn(async move {
+            for number in 0.. {
+                let name = format!("nobody-{guesser}-{number}");
+                let status = request.clone().basic(&name, "guess").send().await.status;
+                assert!(matches!(status, 401 | 503), "{status}");
+                if status == 503 {
+                    sent_away.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        });
+    }
+    let full = async {
+        while sent_away.load(Ordering::Relaxed) < 100 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), full).await.expect("the flood fills the line");
+    for (user, password) in [ADA, BOB, EVE] {
+        let start = Instant::now();
+        let answer = from("198.51.100.2").basic(user, password).send().await;
+        println!("{user}: {} after {:?}", answer.status, start.elapsed());
+        assert_eq!(answer.status, 200, "{user}");
+        assert!(start.elapsed() < Duration::from_secs(5), "{user}: {:?}", start.elapsed());
+    }
+    assert!(flood.try_join_next().is_none(), "the flood went on all the time");
 }
 
 /// Secrets appear in no log line, in no metric, and in no answer but the one that hands them out.

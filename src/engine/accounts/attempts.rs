@@ -5,7 +5,6 @@
 //! elsewhere, has a row of their own. What needs no guess (a token, a password that was right a moment ago) never
 //! comes here.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use quick_cache::sync::Cache;
 use sha2::Sha256;
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
+use super::client::Client;
 use crate::clock::{Clock, Millis};
 
 /// Rows that are remembered: some 200 bytes each. Whoever pushes another's out had to guess that often.
@@ -54,22 +54,40 @@ struct Turn {
     last: Millis,
 }
 
-/// The right to try once. Counts as wrong unless it is said to be right, so that hanging up is no way around.
+/// The right to try once. Counts as wrong unless it is said how it ended, so that hanging up is no way around.
 #[derive(Debug)]
 pub(super) struct Attempt {
     turn: OwnedMutexGuard<Turn>,
+    end: End,
     clock: Clock,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Wrong,
+    Right,
+    NotMade,
 }
 
 impl Attempt {
     pub fn was_right(mut self) {
-        self.turn.wrong = 0;
+        self.end = End::Right;
+    }
+
+    /// Nothing was looked at: it is as if it had not been.
+    pub fn was_not_made(mut self) {
+        self.end = End::NotMade;
     }
 }
 
 impl Drop for Attempt {
     /// The pause begins at the end of the attempt.
     fn drop(&mut self) {
+        self.turn.wrong = match self.end {
+            End::Wrong => self.turn.wrong.saturating_add(1),
+            End::Right => 0,
+            End::NotMade => return,
+        };
         self.turn.last = self.clock.now();
     }
 }
@@ -80,7 +98,7 @@ impl Attempts {
     }
 
     /// Waits for this attempt's turn.
-    pub async fn enter(&self, user: &[u8], from: Option<IpAddr>) -> Result<Attempt, TooMany> {
+    pub async fn enter(&self, user: &[u8], from: Client) -> Result<Attempt, TooMany> {
         let row = self.row(user, from);
         let _place = row.places.try_acquire().map_err(|_| TooMany { retry_after: LONGEST_PAUSE })?;
         let mut turn = Arc::clone(&row.turn).lock_owned().await;
@@ -88,11 +106,10 @@ impl Attempts {
             turn.wrong = 0;
         }
         self.clock.sleep_until(turn.last.after(pause(turn.wrong))).await;
-        turn.wrong = turn.wrong.saturating_add(1);
-        Ok(Attempt { turn, clock: self.clock.clone() })
+        Ok(Attempt { turn, end: End::Wrong, clock: self.clock.clone() })
     }
 
-    fn row(&self, user: &[u8], from: Option<IpAddr>) -> Arc<Row> {
+    fn row(&self, user: &[u8], from: Client) -> Arc<Row> {
         let key = row_key(&self.key, user, from);
         let made = self.rows.get_or_insert_with(&key, || {
             let row = Row { places: Semaphore::new(MOST_WAITING), turn: Arc::default() };
@@ -112,13 +129,12 @@ fn pause(wrong: u32) -> Duration {
     }
 }
 
-fn row_key(key: &RowKey, user: &[u8], from: Option<IpAddr>) -> RowKey {
+fn row_key(key: &RowKey, user: &[u8], from: Client) -> RowKey {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     match from {
-        None => mac.update(b"-"),
-        Some(IpAddr::V4(address)) => mac.update(&address.octets()),
-        // Whoever has one address of version 6 has all of its network.
-        Some(IpAddr::V6(address)) => mac.update(&address.octets()[..8]),
+        Client::House => mac.update(b"-"),
+        Client::V4(address) => mac.update(&address.octets()),
+        Client::V6(network) => mac.update(&network),
     }
     mac.update(b"/");
     mac.update(user);
@@ -133,13 +149,13 @@ mod tests {
         Attempts::new(Clock::new(), [7; 32])
     }
 
-    fn address(text: &str) -> Option<IpAddr> {
-        Some(text.parse().expect("an address"))
+    fn client(text: &str) -> Client {
+        Client::of(Some(text.parse().expect("an address")))
     }
 
     async fn seconds(attempts: &Attempts, user: &[u8], from: &str) -> u64 {
         let start = attempts.clock.now();
-        drop(attempts.enter(user, address(from)).await.expect("a turn"));
+        drop(attempts.enter(user, client(from)).await.expect("a turn"));
         attempts.clock.now().since(start).as_secs()
     }
 
@@ -163,18 +179,18 @@ mod tests {
         for _ in 0..6 {
             seconds(&attempts, b"bob", "192.0.2.1").await;
         }
-        attempts.enter(b"bob", address("192.0.2.1")).await.expect("a turn").was_right();
+        attempts.enter(b"bob", client("192.0.2.1")).await.expect("a turn").was_right();
         assert_eq!(seconds(&attempts, b"bob", "192.0.2.1").await, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn attempts_at_once_take_turns_and_too_many_are_sent_away() {
         let attempts = Arc::new(attempts());
-        let held = attempts.enter(b"bob", None).await.expect("a turn");
+        let held = attempts.enter(b"bob", Client::House).await.expect("a turn");
         let mut queued = tokio::task::JoinSet::new();
         for _ in 0..MOST_WAITING + 2 {
             let attempts = Arc::clone(&attempts);
-            queued.spawn(async move { attempts.enter(b"bob", None).await.map(drop) });
+            queued.spawn(async move { attempts.enter(b"bob", Client::House).await.map(drop) });
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         drop(held);
@@ -183,12 +199,28 @@ mod tests {
         assert_eq!(sent_away, 2, "{answers:?}");
     }
 
+    /// The server had no time for it: whoever is right after that is let in at once.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_was_not_made_costs_no_pause() {
+        let attempts = attempts();
+        for _ in 0..20 {
+            attempts.enter(b"bob", client("192.0.2.1")).await.expect("a turn").was_not_made();
+        }
+        for _ in 0..FREE {
+            assert_eq!(seconds(&attempts, b"bob", "192.0.2.1").await, 0);
+        }
+        // Nor does it end the pause that there is.
+        attempts.enter(b"bob", client("192.0.2.1")).await.expect("a turn").was_not_made();
+        assert_eq!(seconds(&attempts, b"bob", "192.0.2.1").await, 0, "waited for already");
+        assert_eq!(seconds(&attempts, b"bob", "192.0.2.1").await, 2);
+    }
+
     #[test]
-    fn a_network_of_version_6_is_one_client() {
-        let key = |text| row_key(&[1; 32], b"bob", address(text));
+    fn a_row_is_of_one_user_at_one_client() {
+        let key = |text| row_key(&[1; 32], b"bob", client(text));
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
         assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
-        assert_ne!(row_key(&[1; 32], b"bob", None), row_key(&[1; 32], b"bo", None));
+        assert_ne!(row_key(&[1; 32], b"bob", Client::House), row_key(&[1; 32], b"bo", Client::House));
     }
 }

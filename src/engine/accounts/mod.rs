@@ -4,6 +4,8 @@
 mod attempts;
 mod book;
 mod change;
+mod client;
+mod line;
 mod password;
 mod principal;
 mod renumber;
@@ -33,6 +35,7 @@ use crate::meta::{
 use crate::names::{AccountId, AccountName, Algorithm, Digest, RepositoryId};
 use attempts::{Attempts, TooMany};
 use book::Book;
+use client::Client;
 use password::{Busy, Passwords};
 use ticket::{Subject, Tickets};
 use verified::Verified;
@@ -84,7 +87,7 @@ impl Accounts {
             changing: Mutex::new(()),
             tickets: Tickets::new(&ticket_key(meta).await?),
             meta: Arc::clone(meta),
-            passwords: Passwords::default(),
+            passwords: Passwords::new(),
             attempts: Attempts::new(clock.clone(), for_rows),
             verified: Verified::new(clock.clone(), for_fingerprints),
             clock: clock.clone(),
@@ -117,7 +120,8 @@ impl Accounts {
     }
 
     /// Checks a user name and password; an access token in the password's place will do, whatever the name.
-    /// Slowed down by wrong attempts for the same name from the same address.
+    /// Slowed down by wrong attempts for the same name from the same address; and where more come than can be checked,
+    /// the addresses take turns.
     pub async fn log_in(
         &self,
         user: &[u8],
@@ -131,7 +135,8 @@ impl Accounts {
         if let Some(account) = self.verified(&fingerprint) {
             return Ok(Principal::Account(account));
         }
-        let attempt = self.attempts.enter(user, from).await?;
+        let client = Client::of(from);
+        let attempt = self.attempts.enter(user, client).await?;
         // Whoever had the turn before may have sent the same.
         if let Some(account) = self.verified(&fingerprint) {
             attempt.was_right();
@@ -140,7 +145,13 @@ impl Accounts {
         let account =
             str::from_utf8(user).ok().and_then(|name| name.parse().ok()).and_then(|name| self.find(&name));
         let stored = account.as_ref().map(|account| account.password.clone());
-        let right = self.passwords.verify(stored, password.to_vec()).await?;
+        let right = match self.passwords.verify(client, stored, password.to_vec()).await {
+            Ok(right) => right,
+            Err(Busy) => {
+                attempt.was_not_made();
+                return Err(LogInFault::Busy);
+            }
+        };
         match account {
             Some(account) if right && !account.disabled => {
                 attempt.was_right();
@@ -221,12 +232,6 @@ impl From<TooMany> for LogInFault {
     }
 }
 
-impl From<Busy> for LogInFault {
-    fn from(Busy: Busy) -> Self {
-        Self::Busy
-    }
-}
-
 fn token_digest(text: &str) -> Digest {
     Digest::of(Algorithm::Sha256, text.as_bytes())
 }
@@ -302,4 +307,26 @@ fn read(meta: &Arc<dyn Meta>) -> Result<Book, MetaError> {
 
 fn repository_of(id: RepositoryId) -> Option<RepositoryId> {
     (id != EVERY).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::{Options, RedbMeta};
+
+    /// A password that nobody looked at was not wrong: who could not be asked for a while is not slowed down then.
+    #[tokio::test(start_paused = true)]
+    async fn who_is_sent_away_unheard_has_not_guessed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (meta, _) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).expect("metadata");
+        let (meta, clock): (Arc<dyn Meta>, _) = (Arc::new(meta), Clock::new());
+        let mut accounts = Accounts::load(&meta, &clock).await.expect("no accounts");
+        accounts.passwords = Passwords::busy();
+        let start = clock.now();
+        for _ in 0..10 {
+            let answer = accounts.log_in(b"bob", b"a password", "192.0.2.1".parse().ok()).await;
+            assert_eq!(answer.err(), Some(LogInFault::Busy));
+        }
+        assert_eq!(clock.now().since(start), Duration::ZERO);
+    }
 }

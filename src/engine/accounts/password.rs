@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
-use tokio::sync::Semaphore;
+
+use super::client::Client;
+use super::line::{Full, Line};
 
 /// Hashes under way at once.
 const AT_ONCE: usize = 2;
-/// Who comes when so many wait is sent away: that is a second of work.
-const MOST_WAITING: usize = 64;
+/// Four seconds of work, which clients wait for. A password takes 32 KiB at most.
+const MOST_WAITING: usize = 256;
 
 /// Too many passwords wait to be hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,21 +20,29 @@ pub(super) struct Busy;
 
 #[derive(Debug)]
 pub(super) struct Passwords {
-    waiting: Semaphore,
-    under_way: Arc<Semaphore>,
-}
-
-impl Default for Passwords {
-    fn default() -> Self {
-        Self { waiting: Semaphore::new(MOST_WAITING), under_way: Arc::new(Semaphore::new(AT_ONCE)) }
-    }
+    line: Arc<Line>,
 }
 
 impl Passwords {
+    pub fn new() -> Self {
+        Self { line: Line::new(AT_ONCE, MOST_WAITING) }
+    }
+
+    /// Has no time for anybody.
+    #[cfg(test)]
+    pub fn busy() -> Self {
+        Self { line: Line::new(0, 0) }
+    }
+
     /// Whether the password is the one that `stored` was made of. Without anything stored it is not, and
     /// finding that out takes as long.
-    pub async fn verify(&self, stored: Option<String>, password: Vec<u8>) -> Result<bool, Busy> {
-        self.run(move || match stored {
+    pub async fn verify(
+        &self,
+        client: Client,
+        stored: Option<String>,
+        password: Vec<u8>,
+    ) -> Result<bool, Busy> {
+        self.run(client, move || match stored {
             Some(stored) => is_of(&stored, &password),
             None => {
                 waste(&password);
@@ -44,7 +54,7 @@ impl Passwords {
 
     /// In the PHC string format, with a salt of its own.
     pub async fn hash(&self, password: Vec<u8>) -> Result<Option<String>, Busy> {
-        self.run(move || match argon2id().hash_password(&password) {
+        self.run(Client::House, move || match argon2id().hash_password(&password) {
             Ok(hash) => Some(hash.to_string()),
             Err(error) => {
                 tracing::error!(%error, "a password cannot be hashed");
@@ -55,9 +65,12 @@ impl Passwords {
     }
 
     /// The place is held until the work is done, even when nobody waits for it any more.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let _waiting = self.waiting.try_acquire().map_err(|_| Busy)?;
-        let place = Arc::clone(&self.under_way).acquire_owned().await.map_err(|_| Busy)?;
+    async fn run<T: Send + 'static>(
+        &self,
+        client: Client,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Busy> {
+        let place = self.line.enter(client).await.map_err(|Full| Busy)?;
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
             work()
@@ -99,27 +112,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_known_by_its_hash_and_nothing_else_is() {
-        let passwords = Passwords::default();
+        let passwords = Passwords::new();
         let odd: [&[u8]; 4] = [b"correct horse", &[b'x'; 1024], b"nul\0inside", &[0xff, 0xfe, b'a']];
         for password in odd {
             let stored = passwords.hash(password.to_vec()).await.expect("not busy").expect("a hash");
             assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
-            assert_eq!(passwords.verify(Some(stored.clone()), password.to_vec()).await, Ok(true));
+            assert_eq!(
+                passwords.verify(Client::House, Some(stored.clone()), password.to_vec()).await,
+                Ok(true)
+            );
             let mut other = password.to_vec();
             other.push(0);
-            assert_eq!(passwords.verify(Some(stored), other).await, Ok(false));
+            assert_eq!(passwords.verify(Client::House, Some(stored), other).await, Ok(false));
         }
         for broken in ["", "plain", "$argon2id$v=19$m=19456,t=2,p=1$x"] {
-            assert_eq!(passwords.verify(Some(broken.into()), b"x".to_vec()).await, Ok(false));
+            assert_eq!(passwords.verify(Client::House, Some(broken.into()), b"x".to_vec()).await, Ok(false));
         }
-        assert_eq!(passwords.verify(None, Vec::new()).await, Ok(false));
+        assert_eq!(passwords.verify(Client::House, None, Vec::new()).await, Ok(false));
     }
 
     #[tokio::test]
     async fn too_many_at_once_are_sent_away_and_not_kept_waiting() {
-        let passwords = Passwords { waiting: Semaphore::new(1), ..Passwords::default() };
-        let both = tokio::join!(passwords.verify(None, Vec::new()), passwords.verify(None, Vec::new()));
-        assert_eq!(both, (Ok(false), Err(Busy)));
-        assert_eq!(passwords.verify(None, Vec::new()).await, Ok(false));
+        let passwords = Passwords { line: Line::new(1, 0) };
+        let verify = || passwords.verify(Client::House, None, Vec::new());
+        assert_eq!(tokio::join!(verify(), verify()), (Ok(false), Err(Busy)));
+        assert_eq!(verify().await, Ok(false));
     }
 }
