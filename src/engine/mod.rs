@@ -138,7 +138,7 @@ impl Engine {
         let Ground { store, meta, opened } = ground;
         let trusted_since = trust(&meta, &opened).await?;
         let repositories = Repositories::load(&meta, &clock, settings.timeouts)?;
-        let accounts = Accounts::load(&meta, &clock).await?;
+        let accounts = Accounts::load(&meta, &clock, &metrics).await?;
         let parts = Parts {
             clock,
             store,

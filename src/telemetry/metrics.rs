@@ -132,6 +132,7 @@ pub struct Metrics {
     collected_bytes: Counter,
     scrubbed_bytes: Counter,
     damaged_blobs: Counter,
+    password_hashes: Counter,
     open_bodies: LevelGauge,
     connections: LevelGauge,
 }
@@ -193,6 +194,7 @@ impl Metrics {
             collected_bytes: add(r, "collected_bytes", "Bytes of pushed blobs that cleanup removed"),
             scrubbed_bytes: add(r, "scrubbed_bytes", "Bytes of blobs and manifests that scrubs have hashed"),
             damaged_blobs: add(r, "damaged_blobs", "Blobs and manifests that scrubs found damaged"),
+            password_hashes: add(r, "password_hashes", "Passwords hashed, right, wrong and new ones"),
             open_bodies: add(r, "open_bodies", "Response bodies being sent"),
             connections: add(r, "connections", "Client connections open"),
             registry,
@@ -282,6 +284,11 @@ impl Metrics {
     /// A scrub found bytes that are not what their digest says.
     pub fn damaged(&self) {
         self.damaged_blobs.inc();
+    }
+
+    /// A password was hashed, whoever's it is.
+    pub fn password_hashed(&self) {
+        self.password_hashes.inc();
     }
 
     /// An answer did not get to its end.
@@ -425,6 +432,7 @@ mod tests {
         metrics.collected(14);
         metrics.scrubbed(15);
         metrics.damaged();
+        metrics.password_hashed();
         let text = metrics.encode();
         for line in [
             r#"binaryrepo_requests_total{repository="docker-remote",action="blob.get",code="200"} 2"#,
@@ -447,6 +455,7 @@ mod tests {
             "binaryrepo_collected_bytes_total 14",
             "binaryrepo_scrubbed_bytes_total 15",
             "binaryrepo_damaged_blobs_total 1",
+            "binaryrepo_password_hashes_total 1",
             concat!(r#"binaryrepo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             "# EOF",
         ] {

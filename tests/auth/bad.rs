@@ -225,6 +225,36 @@ async fn a_flood_of_guesses_leaves_room_for_who_knows_the_password() {
     assert!(flood.try_join_next().is_none(), "the flood went on all the time");
 }
 
+/// How long an answer takes does not tell which names there are: each password is hashed once, whoever's it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_name_costs_as_much_as_a_wrong_password() {
+    let house = House::new().await;
+    let hashes = async || {
+        let text = String::from_utf8(house.get("/metrics").await.body).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("binaryrepo_password_hashes_total "));
+        line.expect("the metric").parse::<u64>().unwrap()
+    };
+    let token =
+        house.manage("POST", "/api/tokens", Some(&json!({ "name": "t", "user": "ada" }))).await.json();
+    let disabled = json!({ "disabled": true });
+    assert_eq!(house.manage("PUT", "/api/users/bob", Some(&disabled)).await.status, 200);
+    for (user, password, status, expected) in [
+        ("ada", "wrong", 401, 1),
+        ("nobody", "wrong", 401, 1),
+        ("No Name!", "wrong", 401, 1),
+        ("", "wrong", 401, 1),
+        (BOB.0, BOB.1, 401, 1),
+        (ADA.0, ADA.1, 200, 1),
+        // Known since a moment ago, or without a hash.
+        (ADA.0, ADA.1, 200, 0),
+        ("nobody", token["token"].as_str().unwrap(), 200, 0),
+    ] {
+        let before = hashes().await;
+        let answer = house.request("GET", "/v2/").basic(user, password).send().await;
+        assert_eq!((answer.status, hashes().await - before), (status, expected), "{user}");
+    }
+}
+
 /// Secrets appear in no log line, in no metric, and in no answer but the one that hands them out.
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_told_to_nobody() {

@@ -33,6 +33,7 @@ use crate::meta::{
     SettingKey, SettingRow,
 };
 use crate::names::{AccountId, AccountName, Algorithm, Digest, RepositoryId};
+use crate::telemetry::Metrics;
 use attempts::{Attempts, TooMany};
 use book::Book;
 use client::Client;
@@ -80,14 +81,18 @@ pub struct Ticket {
 
 impl Accounts {
     /// Reads all accounts, and makes the key for tickets where there is none yet.
-    pub(super) async fn load(meta: &Arc<dyn Meta>, clock: &Clock) -> Result<Self, EngineError> {
+    pub(super) async fn load(
+        meta: &Arc<dyn Meta>,
+        clock: &Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, EngineError> {
         let (for_rows, for_fingerprints) = (random()?, random()?);
         Ok(Self {
             book: ArcSwap::from_pointee(read(meta)?),
             changing: Mutex::new(()),
             tickets: Tickets::new(&ticket_key(meta).await?),
             meta: Arc::clone(meta),
-            passwords: Passwords::new(),
+            passwords: Passwords::new(Arc::clone(metrics)),
             attempts: Attempts::new(clock.clone(), for_rows),
             verified: Verified::new(clock.clone(), for_fingerprints),
             clock: clock.clone(),
@@ -320,7 +325,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let (meta, _) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).expect("metadata");
         let (meta, clock): (Arc<dyn Meta>, _) = (Arc::new(meta), Clock::new());
-        let mut accounts = Accounts::load(&meta, &clock).await.expect("no accounts");
+        let mut accounts = Accounts::load(&meta, &clock, &Metrics::new()).await.expect("no accounts");
         accounts.passwords = Passwords::busy();
         let start = clock.now();
         for _ in 0..10 {

@@ -8,6 +8,7 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 
 use super::client::Client;
 use super::line::{Full, Line};
+use crate::telemetry::Metrics;
 
 /// Hashes under way at once.
 const AT_ONCE: usize = 2;
@@ -21,17 +22,18 @@ pub(super) struct Busy;
 #[derive(Debug)]
 pub(super) struct Passwords {
     line: Arc<Line>,
+    metrics: Arc<Metrics>,
 }
 
 impl Passwords {
-    pub fn new() -> Self {
-        Self { line: Line::new(AT_ONCE, MOST_WAITING) }
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { line: Line::new(AT_ONCE, MOST_WAITING), metrics }
     }
 
     /// Has no time for anybody.
     #[cfg(test)]
     pub fn busy() -> Self {
-        Self { line: Line::new(0, 0) }
+        Self { line: Line::new(0, 0), metrics: Metrics::new() }
     }
 
     /// Whether the password is the one that `stored` was made of. Without anything stored it is not, and
@@ -42,10 +44,10 @@ impl Passwords {
         stored: Option<String>,
         password: Vec<u8>,
     ) -> Result<bool, Busy> {
-        self.run(client, move || match stored {
-            Some(stored) => is_of(&stored, &password),
+        self.run(client, move |metrics| match stored {
+            Some(stored) => is_of(&stored, &password, metrics),
             None => {
-                waste(&password);
+                waste(&password, metrics);
                 false
             }
         })
@@ -54,7 +56,7 @@ impl Passwords {
 
     /// In the PHC string format, with a salt of its own.
     pub async fn hash(&self, password: Vec<u8>) -> Result<Option<String>, Busy> {
-        self.run(Client::House, move || match argon2id().hash_password(&password) {
+        self.run(Client::House, move |metrics| match argon2id(metrics).hash_password(&password) {
             Ok(hash) => Some(hash.to_string()),
             Err(error) => {
                 tracing::error!(%error, "a password cannot be hashed");
@@ -68,12 +70,13 @@ impl Passwords {
     async fn run<T: Send + 'static>(
         &self,
         client: Client,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&Metrics) -> T + Send + 'static,
     ) -> Result<T, Busy> {
         let place = self.line.enter(client).await.map_err(|Full| Busy)?;
+        let metrics = Arc::clone(&self.metrics);
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
-            work()
+            work(&metrics)
         });
         done.await.map_err(|panic| {
             tracing::error!(%panic, "hashing a password panicked");
@@ -82,27 +85,28 @@ impl Passwords {
     }
 }
 
-/// Argon2id with 19 MiB, two passes, one lane: the least that OWASP recommends, and this crate's default.
-fn argon2id() -> Argon2<'static> {
+/// For one hash. Argon2id with 19 MiB, two passes, one lane: the least that OWASP recommends, and this crate's default.
+fn argon2id(metrics: &Metrics) -> Argon2<'static> {
+    metrics.password_hashed();
     Argon2::default()
 }
 
-fn is_of(stored: &str, password: &[u8]) -> bool {
+fn is_of(stored: &str, password: &[u8], metrics: &Metrics) -> bool {
     match PasswordHash::new(stored) {
-        Ok(stored) => argon2id().verify_password(password, &stored).is_ok(),
+        Ok(stored) => argon2id(metrics).verify_password(password, &stored).is_ok(),
         Err(error) => {
             tracing::error!(%error, "a stored password cannot be read; set it anew");
-            waste(password);
+            waste(password, metrics);
             false
         }
     }
 }
 
 /// The same work for nobody.
-fn waste(password: &[u8]) {
+fn waste(password: &[u8], metrics: &Metrics) {
     let mut out = [0; argon2::Params::DEFAULT_OUTPUT_LEN];
     // That it cannot be done is nobody's business: there is nothing to compare with.
-    let _ = argon2id().hash_password_into(password, b"nobody's own salt", &mut out);
+    let _ = argon2id(metrics).hash_password_into(password, b"nobody's own salt", &mut out);
     std::hint::black_box(&out);
 }
 
@@ -112,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_known_by_its_hash_and_nothing_else_is() {
-        let passwords = Passwords::new();
+        let passwords = Passwords::new(Metrics::new());
         let odd: [&[u8]; 4] = [b"correct horse", &[b'x'; 1024], b"nul\0inside", &[0xff, 0xfe, b'a']];
         for password in odd {
             let stored = passwords.hash(password.to_vec()).await.expect("not busy").expect("a hash");
@@ -133,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn too_many_at_once_are_sent_away_and_not_kept_waiting() {
-        let passwords = Passwords { line: Line::new(1, 0) };
+        let passwords = Passwords { line: Line::new(1, 0), metrics: Metrics::new() };
         let verify = || passwords.verify(Client::House, None, Vec::new());
         assert_eq!(tokio::join!(verify(), verify()), (Ok(false), Err(Busy)));
         assert_eq!(verify().await, Ok(false));

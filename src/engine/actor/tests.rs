@@ -19,12 +19,12 @@ use crate::telemetry::Metrics;
 async fn shared(dir: &TempDir) -> Arc<Shared> {
     let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).expect("metadata");
     let meta: Arc<dyn Meta> = Arc::new(meta);
-    let (clock, settings) = (Clock::new(), Settings::default());
+    let (clock, settings, metrics) = (Clock::new(), Settings::default(), Metrics::new());
     Arc::new(Shared::new(Parts {
         repositories: Repositories::load(&meta, &clock, settings.timeouts).expect("no repositories"),
         store: Arc::new(FsStore::open(dir.path()).expect("a store")),
-        accounts: Accounts::load(&meta, &clock).await.expect("no accounts"),
-        metrics: Metrics::new(),
+        accounts: Accounts::load(&meta, &clock, &metrics).await.expect("no accounts"),
+        metrics,
         epoch: opened.epoch,
         upgraded_from: None,
         trusted_since: opened.epoch,
