@@ -182,6 +182,27 @@ async fn a_mount_from_what_one_may_not_read_is_a_plain_upload() {
     }
 }
 
+/// Who names no source is offered what they may read, and nothing else that lies here (CVE-2024-39897).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_from_anywhere_is_from_what_one_may_read() {
+    let house = House::new().await;
+    let layer = client(&house, EVE).push("docker-local/hidden/app", 6).await;
+    house.grant("bob", "docker-local", "mine/*", "write").await;
+    let bob = client(&house, BOB);
+    let blob = format!("/v2/docker-local/mine/x/blobs/{layer}");
+    let mount = async |more: &str| {
+        let path = format!("/v2/docker-local/mine/x/blobs/uploads/?mount={layer}{more}");
+        (bob.send("POST", &path).await.status, bob.send("GET", &blob).await.status)
+    };
+    let sources = ["", "&from=", "&from=docker-local/hidden/app", "&from=hidden/app"];
+    for from in sources {
+        assert_eq!(mount(from).await, (202, 404), "{from}");
+    }
+    // It was to be had all the time.
+    house.grant("bob", "docker-local", "hidden/*", "read").await;
+    assert_eq!(mount("").await, (201, 200));
+}
+
 /// Whoever learns an upload's name, an administrator even, cannot put other bytes into it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_for_who_began_it() {
