@@ -8,6 +8,7 @@ use std::time::Duration;
 use binaryrepo::meta::{Applying, Batch, CopyFile, Durability, Meta, MetaError, Pair, Table};
 use binaryrepo::store::{Call, Faults, Strike};
 use rustix::io::Errno;
+use tokio::sync::Semaphore;
 
 /// Which calls fail, and after how many good ones.
 #[derive(Clone, Default)]
@@ -143,22 +144,52 @@ pub enum Mood {
     HoldsTags,
     /// Somebody else was faster wherever it is noted who holds a digest.
     ConflictsAtHolder,
+    /// Whoever notes who holds a digest waits for `go_on`.
+    HoldsHolders,
 }
 
 /// A metadata store with moods, which counts the rows that are read.
 pub struct Ledger {
     inner: Arc<dyn Meta>,
     mood: Mutex<Mood>,
+    held: AtomicUsize,
+    go_on: Arc<Semaphore>,
     rows_read: AtomicUsize,
 }
 
 impl Ledger {
     pub fn over(inner: Arc<dyn Meta>) -> Self {
-        Self { inner, mood: Mutex::new(Mood::Well), rows_read: AtomicUsize::new(0) }
+        Self {
+            inner,
+            mood: Mutex::new(Mood::Well),
+            held: AtomicUsize::new(0),
+            go_on: Arc::new(Semaphore::new(0)),
+            rows_read: AtomicUsize::new(0),
+        }
     }
 
     pub fn is(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// Decides under the lock: after another mood is set, it begins to hold none.
+    fn holds(&self, batch: &Batch) -> bool {
+        let mood = self.mood.lock().unwrap();
+        let holds = *mood == Mood::HoldsHolders && format!("{batch:?}").contains("table: Holder");
+        if holds {
+            self.held.fetch_add(1, Ordering::Relaxed);
+        }
+        holds
+    }
+
+    /// How many batches it holds.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Lets those go on that it holds.
+    pub fn go_on(&self) {
+        self.go_on.add_permits(self.held.swap(0, Ordering::Relaxed));
     }
 
     /// How many rows were read since this was last asked.
@@ -206,6 +237,13 @@ impl Meta for Ledger {
     }
 
     fn apply(&self, batch: Batch) -> Applying {
+        if self.holds(&batch) {
+            let (inner, go_on) = (self.inner.clone(), self.go_on.clone());
+            return Box::pin(async move {
+                go_on.acquire().await.unwrap().forget();
+                inner.apply(batch).await
+            });
+        }
         let mood = *self.mood.lock().unwrap();
         match mood {
             Mood::Well => self.inner.apply(batch),
@@ -223,7 +261,7 @@ impl Meta for Ledger {
             Mood::ConflictsAtHolder if format!("{batch:?}").contains("table: Holder") => {
                 Box::pin(async { Err(MetaError::Conflict(Table::Holder)) })
             }
-            Mood::HoldsTags | Mood::ConflictsAtHolder => self.inner.apply(batch),
+            Mood::HoldsTags | Mood::ConflictsAtHolder | Mood::HoldsHolders => self.inner.apply(batch),
             Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
             Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);

@@ -5,8 +5,11 @@ use serde_json::json;
 use super::client::{Answer, Ask};
 use super::house::House;
 use super::pusher::{Pusher, blob, manifest, uploads};
+use super::rig::{Disk, Ledger, Mood};
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 use super::support::upstream::Registry;
+use super::workshop::Workshop;
 
 async fn mount(client: Pusher, name: &str, content: &Content, from: &str) -> Answer {
     let from = if from.is_empty() { String::new() } else { format!("&from={from}") };
@@ -66,6 +69,34 @@ async fn a_mount_that_cannot_be_is_an_upload() {
     let location = answer.header("location").unwrap().to_owned();
     assert_eq!(client.finish(&location, &content.digest, &content.bytes).await.status, 201);
     assert_eq!(client.get(&blob("to", &content.digest)).await.body, content.bytes);
+}
+
+/// The source had the blob when it was looked for, and has lost it when the link is to be made. What was deleted by then
+/// is not linked anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_whose_source_goes_meanwhile_is_an_upload() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, ledger) = Workshop::open(dir, Disk::default(), |meta| Ledger::over(meta).into()).await;
+    let client = Pusher(server.address);
+    for (seed, from, deleted) in [(5, "docker-local/from", true), (6, "", true), (7, "", false)] {
+        let content = Content::random(seed, 5000);
+        assert_eq!(client.blob("from", &content).await.status, 201);
+        ledger.is(Mood::HoldsHolders);
+        let meanwhile = async {
+            found("the mount is held", async || (ledger.held() == 1).then_some(())).await;
+            ledger.is(Mood::Well);
+            if deleted {
+                let target = blob("from", &content.digest);
+                assert_eq!(client.send(Ask::new("DELETE", &target)).await.status, 202);
+            }
+            ledger.go_on();
+        };
+        let (answer, ()) = tokio::join!(mount(client, "to", &content, from), meanwhile);
+        assert_eq!(is_mounted(&answer, "to", &content), !deleted, "{from:?}");
+        let there = client.get(&blob("to", &content.digest)).await;
+        assert_eq!(there.status, if deleted { 404 } else { 200 }, "{from:?}");
+    }
+    server.stop().await;
 }
 
 /// A cached layer of a remote is made durable when it is mounted, and stays when the remote goes.
