@@ -1,8 +1,11 @@
 //! From the first start to the last signal: the real binary as a process.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use binaryrepo::meta::SCHEMA;
 use binaryrepo::names::{Algorithm, Digest};
 use redb::{Database, ReadableTable as _, TableDefinition};
@@ -380,4 +383,29 @@ async fn repositories_of_the_file_are_made_once_and_may_be_changed_later() {
     assert_eq!(server.get("/api/repository/quay").await.json()["tag_ttl"], "5m");
     // Some tens of milliseconds.
     assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+/// `--admin-user` and `--admin-password-file` are flags as well as variables, and go together.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_administrator_may_come_by_flags() {
+    let (dir, secrets) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = secrets.path().join("password");
+    std::fs::write(&file, "canary-of-root\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let file = file.to_str().unwrap();
+    for alone in [["--admin-user", "root"], ["--admin-password-file", file]] {
+        let refused = run(&["serve", "--data-dir", path(&dir), alone[0], alone[1]]);
+        assert!(refused.code > 0 && refused.err.contains("needs a name and a file"), "{refused:?}");
+    }
+    let server = Process::start(&dir, &["--admin-user", "root", "--admin-password-file", file]);
+    let users = |password: &str| {
+        let credentials = STANDARD.encode(format!("root:{password}"));
+        Ask::get("/api/users").header("Authorization", &format!("Basic {credentials}"))
+    };
+    assert_eq!(server.get("/api/users").await.status, 401);
+    assert_eq!(server.send(users("canary-of-toor")).await.status, 401);
+    let listed = server.send(users("canary-of-root")).await;
+    assert_eq!(listed.status, 200, "{}", listed.all());
+    let root = &listed.json()["users"][0];
+    assert_eq!((&root["name"], &root["admin"]), (&json!("root"), &json!(true)), "{root}");
 }
