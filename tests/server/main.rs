@@ -13,6 +13,7 @@ mod backups;
 mod bad_input;
 mod client;
 mod commands;
+mod configured;
 mod credentials;
 mod house;
 mod images;

@@ -103,7 +103,7 @@ impl Process {
         Self::launch(&["--data-dir", dir.to_str().unwrap(), "--log-format", "text"])
     }
 
-    fn launch(flags: &[&str]) -> Self {
+    pub fn launch(flags: &[&str]) -> Self {
         let fixed = ["serve", "--listen", "127.0.0.1:0", "--set", "storage.min_free=0"];
         let mut child = binary(&[&fixed, flags].concat()).spawn().unwrap();
         let stdout = Pipe::of(child.stdout.take().unwrap());
@@ -136,6 +136,12 @@ impl Process {
     /// Sends a signal to this process alone.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops it in order.
+    pub fn end(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait(), 0);
     }
 
     /// Waits for the end. The exit code; -1: by a signal.
