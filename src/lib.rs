@@ -413,3 +413,28 @@ fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
 fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
     StartError::DataDir { path: config.storage.path.clone(), why: error.to_string(), hint: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Setting, Sources};
+
+    /// What can be seen of a server only after minutes, or not at all on a large disk.
+    #[test]
+    fn the_engine_is_told_what_storage_says() {
+        let said = [
+            ("path", "/data"),
+            ("max_size", "7%"),
+            ("min_free", "11KiB"),
+            ("document_cap", "13KiB"),
+            ("gc_grace", "17s"),
+            ("gc_untagged", "true"),
+        ];
+        let flags = said.map(|(key, value)| Setting::new("the test", "storage", key, value)).to_vec();
+        let config = Config::load(&Sources { flags, ..Sources::default() }).expect("all right");
+        let told = settings(&config);
+        assert_eq!((told.max_size, told.min_free), (MaxSize::Percent(7), Some(11 << 10)));
+        assert_eq!((told.document_cap, told.copies), (13 << 10, Some(PathBuf::from("/data"))));
+        assert_eq!((told.collect_after, told.collect_untagged), (Duration::from_secs(17), true));
+    }
+}

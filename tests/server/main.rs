@@ -25,6 +25,7 @@ mod pulls;
 mod rules;
 mod secrets;
 mod seen;
+mod settings;
 mod timeouts;
 mod trouble;
 mod upkeep;
