@@ -15,6 +15,7 @@ mod client;
 mod commands;
 mod configured;
 mod credentials;
+mod environment;
 mod house;
 mod images;
 mod lifecycle;
