@@ -111,6 +111,36 @@ fn every_field_of_a_repository_is_in_the_readme_with_its_default() {
     }
 }
 
+#[test]
+fn every_variable_of_the_environment_is_in_the_readme_and_no_other_is() {
+    let written = table("| variable ");
+    let mut read = BTreeSet::new();
+    let mut pending = vec![project("src")];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(&path).expect("read").map(|entry| entry.expect("read").path()));
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("a text");
+        let words = source.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let ours = words.filter(|word| word.starts_with("BINARYREPO_") && word.len() > "BINARYREPO_".len());
+        // Settings have a row for all of them, and a planted bug is in no real build.
+        let ours = ours.filter(|word| !word.contains("__") && !word.contains("PLANTED"));
+        read.extend(ours.map(str::to_owned));
+    }
+    assert!(read.len() >= 6, "{read:?}");
+    let ours =
+        names(&written).into_iter().filter(|name| name.starts_with("BINARYREPO_") && !name.contains('<'));
+    assert_eq!(
+        ours.collect::<BTreeSet<_>>(),
+        read.iter().map(String::as_str).collect(),
+        "README, then sources"
+    );
+    for name in ["BINARYREPO_<SECTION>__<KEY>", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"] {
+        assert!(written.contains_key(name), "{name}");
+    }
+}
+
 /// Without one of these nginx spools layers to its disk, or breaks off whoever waits for a cold one. Nothing that goes
 /// through nginx in a test is large or slow enough to show it.
 #[test]
