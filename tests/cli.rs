@@ -379,6 +379,15 @@ fn healthcheck_tells_by_its_code() {
         let (code, _, stderr) = ended(&child.and_then(|child| child.wait_with_output()).expect("it ends"));
         assert_eq!(code, expected, "{stderr}");
     }
+    // It takes the connection and says nothing: both spellings of a moment.
+    for timeout in ["1", "100ms"] {
+        let (code, _, stderr) = run(&["healthcheck", "--listen", &address, "--timeout", timeout]);
+        assert!(code == 1 && stderr.contains("is not well"), "{stderr}");
+    }
+    for wrong in ["0", "0s", "6m", "301", "soon"] {
+        let (code, _, stderr) = run(&["healthcheck", "--listen", &address, "--timeout", wrong]);
+        assert!(code == 2 && stderr.contains("--timeout"), "{stderr}");
+    }
     drop(listener);
     assert_eq!(run(&["healthcheck", "--listen", &address]).0, 1);
 }
