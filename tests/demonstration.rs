@@ -18,4 +18,6 @@ async fn a_hundred_clients_make_one_get() {
 async fn the_demonstration_fails_where_nobody_joins() {
     let outcome = play(scene(Some("NobodyJoins"))).await;
     assert!(!outcome.is_as_promised(), "{}", outcome.story());
+    // Everybody was served: it is the fetches alone that were too many.
+    assert!(outcome.gets > 1 && outcome.herd_succeeded(), "{}", outcome.story());
 }
