@@ -132,7 +132,7 @@ impl House {
 
     pub async fn blob(&self, image: &str, digest: &Digest, range: &str) -> Result<BlobAnswer, EngineError> {
         let range = if range.is_empty() { RangeRequest::Whole } else { RangeRequest::parse(range) };
-        let want = BlobWant { want: Want::Body, range };
+        let want = BlobWant { range, ..whole() };
         self.engine.blob(&self.scope(image), digest, want).await
     }
 
@@ -185,6 +185,10 @@ impl House {
 /// No limit but the disk itself.
 pub fn roomy() -> Settings {
     Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() }
+}
+
+pub fn whole() -> BlobWant {
+    BlobWant { want: Want::Body, range: RangeRequest::Whole }
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

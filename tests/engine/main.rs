@@ -20,3 +20,4 @@ mod restart;
 mod rig;
 mod small_disk;
 mod tasks;
+mod unneeded;
