@@ -29,3 +29,4 @@ mod trouble;
 mod upkeep;
 mod verdicts;
 mod who_manages;
+mod windows;
