@@ -24,6 +24,7 @@ mod pulls;
 mod rules;
 mod secrets;
 mod seen;
+mod terminal;
 mod timeouts;
 mod trouble;
 mod upkeep;
