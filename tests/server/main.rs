@@ -30,3 +30,4 @@ mod trouble;
 mod upkeep;
 mod verdicts;
 mod who_manages;
+mod windows;
