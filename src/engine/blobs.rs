@@ -212,10 +212,12 @@ impl Engine {
     ) -> Result<Joining, EngineError> {
         let joined = self.join_content(scope, digest, proven).await?;
         match joined {
-            Joined::Tail { tail, first } => {
+            Joined::Tail { tail, first, too_large } => {
                 // Its last byte is out already; only its row is not written yet.
                 let whole = tail.tail.progress().end == Some(End::Complete);
                 let verdict = match (first, whole) {
+                    // The next one will not find it here.
+                    (true, _) if too_large => Verdict::Bypass,
                     (true, _) => Verdict::Miss,
                     (false, false) => Verdict::Joined,
                     (false, true) => Verdict::Hit,
