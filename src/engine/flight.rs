@@ -100,6 +100,13 @@ pub(super) struct FlightTail {
     pub salvage: Arc<OnceLock<Salvage>>,
 }
 
+impl FlightTail {
+    /// Asked by the actor, which holds one, of a fill that runs, which holds the salvage.
+    pub fn is_read(&self) -> bool {
+        Arc::strong_count(&self.salvage) > 2
+    }
+}
+
 /// The state of a fill that ran out of disk space at `at` bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Salvage {
