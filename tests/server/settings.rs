@@ -53,7 +53,8 @@ async fn min_free_leaves_the_disk_to_others() {
     assert_eq!(house.get(&manifest("redis", "7")).await.status, 200);
     for _ in 0..2 {
         let answer = house.get(&blob("redis", &image.layers[0])).await;
-        assert_eq!((answer.cache(), &answer.body[..]), (Some("miss"), &image.layers[0].bytes[..]));
+        assert_eq!(answer.body, image.layers[0].bytes);
+        assert_ne!(answer.cache(), Some("hit"));
         house.settled().await;
         let gone = async || (house.metric("binaryrepo_cache_bytes").await == 0).then_some(());
         found("nothing of it stays", gone).await;
