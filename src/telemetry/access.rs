@@ -11,7 +11,8 @@ use std::sync::Arc;
 use super::LogFormat;
 use super::format::{self, DIM, PLAIN, is_plain, push, push_number, push_quoted};
 
-/// What a line says. Texts that a client chose are printable ASCII, cut.
+/// What a line says. Texts that a client chose are printable ASCII, cut; `action` to `cache` are names by their grammar,
+/// without quotes or backslashes.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     pub request_id: &'a str,
@@ -128,11 +129,11 @@ impl Entry<'_> {
         if let Some(first_byte) = self.first_byte_ms {
             fields.number(name!("ttfb_ms"), first_byte);
         }
-        fields.quoted(name!("action"), self.action);
-        fields.quoted(name!("repository"), self.repository);
-        fields.quoted(name!("image"), self.image);
-        fields.quoted(name!("reference"), self.reference);
-        fields.quoted(name!("cache"), self.cache);
+        fields.named(name!("action"), self.action);
+        fields.named(name!("repository"), self.repository);
+        fields.named(name!("image"), self.image);
+        fields.named(name!("reference"), self.reference);
+        fields.named(name!("cache"), self.cache);
         if self.aborted {
             fields.yes(name!("aborted"));
         }
@@ -160,6 +161,8 @@ trait Fields {
     /// A text that needs no quotes to be told from what follows.
     fn word(&mut self, name: Name, value: &str);
     fn quoted(&mut self, name: Name, value: Option<&str>);
+    /// In quotes as well; a name that needs to be looked at no more.
+    fn named(&mut self, name: Name, value: Option<&str>);
     fn number(&mut self, name: Name, value: u64);
     fn address(&mut self, name: Name, value: IpAddr);
     fn yes(&mut self, name: Name);
@@ -181,6 +184,14 @@ impl Fields for Text<'_> {
         if let Some(value) = value {
             push(self.line, name.plain);
             push_quoted(self.line, value);
+        }
+    }
+
+    #[inline(always)]
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        if let Some(value) = value {
+            push(self.line, name.plain);
+            push_in_quotes(self.line, value);
         }
     }
 
@@ -229,6 +240,10 @@ impl Fields for Coloured<'_> {
         }
     }
 
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        self.quoted(name, value);
+    }
+
     fn number(&mut self, name: Name, value: u64) {
         self.name(name);
         self.0.number(UNNAMED, value);
@@ -264,6 +279,13 @@ impl Fields for Json<'_> {
         }
     }
 
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        if let Some(value) = value {
+            push(self.line, name.json);
+            push_in_quotes(self.line, value);
+        }
+    }
+
     fn number(&mut self, name: Name, value: u64) {
         push(self.line, name.json);
         push_number(self.line, value);
@@ -280,6 +302,12 @@ impl Fields for Json<'_> {
         push(self.line, name.json);
         push(self.line, "true");
     }
+}
+
+fn push_in_quotes(line: &mut Vec<u8>, text: &str) {
+    push(line, "\"");
+    push(line, text);
+    push(line, "\"");
 }
 
 fn push_address(line: &mut Vec<u8>, address: IpAddr) {

@@ -173,6 +173,7 @@ pub(super) fn push_quoted(line: &mut Vec<u8>, text: &str) {
 }
 
 /// In decimal digits.
+#[inline]
 pub(super) fn push_number(line: &mut Vec<u8>, number: u64) {
     push(line, itoa::Buffer::new().format(number));
 }
