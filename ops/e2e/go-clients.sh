@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the clients that are Go programs: ops/e2e/go-clients.sh everyday|nightly|imagecopy
+# Builds the clients that are Go programs: ops/e2e/go-clients.sh everyday|nightly|imagecopy|cosign-2|cosign-3
 # Their versions stand in ops/e2e/clients/SET/go.mod, what they must hash to in go.sum beside it. The programs go into
 # target/clients/SET and are built anew only when something there has changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-set=${1:?which set: everyday, nightly or imagecopy}
+set=${1:?which set: everyday, nightly, imagecopy, cosign-2 or cosign-3}
 module=ops/e2e/clients/$set
 target=$PWD/target/clients/$set
 stamp=$target/built-from

@@ -59,7 +59,7 @@ pub enum Failure {
     Mismatch,
     /// No room on the disk even after evicting: waiters go on without the cache.
     NoSpace,
-    /// The fill died (panic, or cancelled at stop). Not remembered.
+    /// The fill died (panic, or ended early: at the stop, or because nobody needs it). Not remembered.
     Died,
 }
 
@@ -174,7 +174,8 @@ pub enum Action<K, S> {
         key: K,
         source: S,
     },
-    /// Nobody needs this fill any more: stop it early. It still reports its end, and until then keeps its place.
+    /// The content came from elsewhere before anybody reads this fill: stop it early. It still reports its end, and
+    /// until then keeps its place. Nobody is attached to it from now on.
     CancelFill {
         flight: FlightId,
     },

@@ -2,13 +2,18 @@
 //! messages. It awaits its two inboxes and one timer, and decides nothing about the cache.
 //! Must not know: HTTP, how a fill works, what a document says.
 
+mod words;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+use self::words::Request;
+pub(super) use self::words::{Join, Joined, Report};
 use super::fill;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Story};
 use super::guards::{Claim, FillGuard, FillLine, JoinGuard};
@@ -16,9 +21,7 @@ use super::pointer;
 use super::shared::Shared;
 use super::sweep::{Eviction, Why};
 use super::sweeps::{SweepGuard, Sweeps};
-use crate::cache::{
-    Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, Refusal, WaiterId,
-};
+use crate::cache::{Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, WaiterId};
 use crate::clock::Millis;
 use crate::names::Digest;
 use crate::planted::Bug;
@@ -36,88 +39,6 @@ const KEPT: usize = 1_024;
 const CHECK_EVERY: Duration = if cfg!(debug_assertions) { Duration::ZERO } else { Duration::from_secs(10) };
 /// With so few keys here all predicates are looked at; with more only those that do not walk through every key.
 const FEW: usize = 1_000;
-
-/// What a waiter learns.
-#[derive(Debug)]
-pub(super) enum Joined {
-    /// Read along. `first` started the fetch.
-    Tail {
-        tail: FlightTail,
-        first: bool,
-    },
-    /// It lies under its digest.
-    Present,
-    /// The pointer flight's result.
-    Document {
-        outcome: Outcome,
-        first: bool,
-    },
-    /// Somebody else's source brought it: show that this source may have it, then ask again.
-    NeedProof,
-    Refused {
-        why: Refusal,
-        story: Option<Story>,
-    },
-}
-
-/// What a request for a key carries.
-#[derive(Debug)]
-pub(super) struct Join {
-    pub key: FlightKey,
-    pub source: Source,
-    /// Whether the source was already shown to have the digest.
-    pub proven: bool,
-    pub negative: Duration,
-    pub deadline: Option<Duration>,
-}
-
-#[derive(Debug)]
-enum Request {
-    Join { waiter: WaiterId, join: Join, reply: oneshot::Sender<Joined> },
-    Event(Event<FlightKey, Source>),
-    Counts(oneshot::Sender<Counts>),
-}
-
-/// What tasks and guards tell the actor.
-#[derive(Debug)]
-pub(super) enum Report {
-    Leave(WaiterId),
-    /// Here and not among the requests, so that it never overtakes the end of a claim.
-    Claim {
-        claim: ClaimId,
-        digest: Digest,
-        granted: oneshot::Sender<()>,
-    },
-    Unclaim(ClaimId),
-    /// The head of a fill; `admit` fires when there is room.
-    Head {
-        flight: FlightId,
-        size: Option<u64>,
-        tail: FlightTail,
-        admit: oneshot::Sender<()>,
-    },
-    /// A fill starts over on a new draft; who was sent nothing yet may follow.
-    Restart {
-        flight: FlightId,
-        tail: FlightTail,
-    },
-    Done {
-        flight: FlightId,
-        size: u64,
-        outcome: Option<Outcome>,
-    },
-    Failed {
-        flight: FlightId,
-        failure: Failure,
-        story: Option<Story>,
-    },
-    /// What became of a blob that was to be evicted.
-    Swept {
-        digest: Digest,
-        eviction: Eviction,
-    },
-    Event(Event<FlightKey, Source>),
-}
 
 /// The way to the actor. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -232,6 +153,7 @@ struct Flight {
     source: Source,
     tail: Option<FlightTail>,
     admit: Option<oneshot::Sender<()>>,
+    unneeded: CancellationToken,
     outcome: Option<Outcome>,
     /// The first waiter was served; those who follow joined.
     taken: bool,
@@ -344,6 +266,16 @@ impl Shell {
                     known.tail = Some(tail);
                 }
             }
+            Report::EndUnlessRead { flight, reply } => {
+                let is_read = |known: &Flight| known.tail.as_ref().is_none_or(FlightTail::is_read);
+                let ends = !self.flights.get(&flight).is_none_or(is_read);
+                if ends {
+                    self.step(Event::FillFailed { flight, failure: Failure::Died });
+                    self.flights.remove(&flight);
+                }
+                // A fill that has died meanwhile needs no answer.
+                let _ = reply.send(ends);
+            }
             Report::Done { flight, size, outcome } => {
                 if let Some(known) = self.flights.get_mut(&flight) {
                     known.outcome = outcome;
@@ -389,8 +321,11 @@ impl Shell {
     fn act(&mut self, action: Action<FlightKey, Source>, story: Option<&Story>) {
         match action {
             Action::StartFill { flight, key, source } => self.start(flight, key, source),
-            // A fill that is no longer needed is let run: its bytes are asked for already.
-            Action::CancelFill { .. } => {}
+            Action::CancelFill { flight } => {
+                if let Some(known) = self.flights.get(&flight) {
+                    known.unneeded.cancel();
+                }
+            }
             Action::Admit { flight } => {
                 if let Some(admit) = self.flights.get_mut(&flight).and_then(|known| known.admit.take()) {
                     // The fill may have died meanwhile; its guard says so.
@@ -431,7 +366,8 @@ impl Shell {
                 if waiter.proven || waiter.source == known.source || Bug::ProofNotAsked.is_planted() =>
             {
                 let first = !std::mem::replace(&mut known.taken, true);
-                Joined::Tail { tail: tail.clone(), first }
+                let too_large = self.coordinator.is_too_large(flight);
+                Joined::Tail { tail: tail.clone(), first, too_large }
             }
             _ => Joined::NeedProof,
         };
@@ -455,7 +391,15 @@ impl Shell {
     }
 
     fn start(&mut self, flight: FlightId, key: FlightKey, source: Source) {
-        let known = Flight { source: source.clone(), tail: None, admit: None, outcome: None, taken: false };
+        let unneeded = CancellationToken::new();
+        let known = Flight {
+            source: source.clone(),
+            tail: None,
+            admit: None,
+            unneeded: unneeded.clone(),
+            outcome: None,
+            taken: false,
+        };
         self.flights.insert(flight, known);
         let Ok(permit) = self.reports.clone().try_reserve_owned() else {
             // So full that an end could not be reported: end it before it starts.
@@ -467,7 +411,7 @@ impl Shell {
         let shared = Arc::clone(&self.shared);
         match key {
             FlightKey::Content(digest) => {
-                let line = FillLine::new(flight, self.reports.clone());
+                let line = FillLine::new(flight, self.reports.clone(), unneeded);
                 self.shared.tasks.spawn(fill::run(shared, line, guard, digest, source));
             }
             FlightKey::Pointer(pointer) => {

@@ -100,6 +100,13 @@ pub(super) struct FlightTail {
     pub salvage: Arc<OnceLock<Salvage>>,
 }
 
+impl FlightTail {
+    /// Who reads holds the salvage. Asked by the actor, which holds it too, of a fill that runs, and holds it as well.
+    pub fn is_read(&self) -> bool {
+        Arc::strong_count(&self.salvage) > 2
+    }
+}
+
 /// The state of a fill that ran out of disk space at `at` bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Salvage {

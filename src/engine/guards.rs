@@ -4,6 +4,7 @@
 
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::actor::{Full, Report};
 use super::flight::{FlightTail, Outcome, Story};
@@ -92,15 +93,22 @@ impl Drop for FillGuard {
     }
 }
 
-/// A running fill's way to report before its end.
+/// A running fill's line to the actor before its end.
 pub(super) struct FillLine {
     flight: FlightId,
     reports: mpsc::Sender<Report>,
+    unneeded: CancellationToken,
 }
 
 impl FillLine {
-    pub fn new(flight: FlightId, reports: mpsc::Sender<Report>) -> Self {
-        Self { flight, reports }
+    /// The actor cancels `unneeded`.
+    pub fn new(flight: FlightId, reports: mpsc::Sender<Report>, unneeded: CancellationToken) -> Self {
+        Self { flight, reports, unneeded }
+    }
+
+    /// Completes when the fill should end early.
+    pub fn unneeded(&self) -> WaitForCancellationFutureOwned {
+        self.unneeded.clone().cancelled_owned()
     }
 
     /// Announces the head and waits until there is room. `Err` only when the actor stopped.
@@ -114,5 +122,13 @@ impl FillLine {
     pub async fn restart(&self, tail: FlightTail) {
         // Without an actor nobody joins any more, so nobody misses the new tail.
         let _ = self.reports.send(Report::Restart { flight: self.flight, tail }).await;
+    }
+
+    /// Ends the flight unless somebody reads along. `true`: it has ended, and nobody will.
+    pub async fn end_unless_read(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let report = Report::EndUnlessRead { flight: self.flight, reply };
+        // Without an actor nobody joins any more; the stop ends the fill in its own way.
+        self.reports.send(report).await.is_ok() && answer.await.unwrap_or(false)
     }
 }

@@ -18,6 +18,8 @@ pub enum Need {
     NewerGoClients,
     /// The library that skopeo, podman and buildah share, as a program.
     ImageCopy,
+    /// Today's cosign, and the one before it.
+    Cosign,
 }
 
 impl Need {
@@ -33,6 +35,8 @@ impl Need {
             Need::GoClients => build(source, "everyday"),
             Need::NewerGoClients => build(source, "nightly"),
             Need::ImageCopy => build(source, "imagecopy"),
+            // Two modules: their programs have one name.
+            Need::Cosign => ["cosign-2", "cosign-3"].into_iter().try_for_each(|set| build(source, set)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use binaryrepo::engine::{
     BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
@@ -132,7 +133,7 @@ impl House {
 
     pub async fn blob(&self, image: &str, digest: &Digest, range: &str) -> Result<BlobAnswer, EngineError> {
         let range = if range.is_empty() { RangeRequest::Whole } else { RangeRequest::parse(range) };
-        let want = BlobWant { want: Want::Body, range };
+        let want = BlobWant { range, ..whole() };
         self.engine.blob(&self.scope(image), digest, want).await
     }
 
@@ -185,6 +186,17 @@ impl House {
 /// No limit but the disk itself.
 pub fn roomy() -> Settings {
     Settings { max_size: MaxSize::Bytes(1 << 40), min_free: Some(0), ..Settings::default() }
+}
+
+pub fn whole() -> BlobWant {
+    BlobWant { want: Want::Body, range: RangeRequest::Whole }
+}
+
+/// As if so much time had gone by, in a test of one thread.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

@@ -9,6 +9,7 @@ use super::super::repositories::Repositories;
 use super::super::settings::Settings;
 use super::super::shared::Parts;
 use super::*;
+use crate::cache::Refusal;
 use crate::clock::Clock;
 use crate::meta::{Meta, Options, RedbMeta};
 use crate::names::{Algorithm, RepositoryId};

@@ -45,6 +45,8 @@ enum Stopped {
     Disk(io::Error),
     /// The server stops: the draft stays for the next start.
     Stopping,
+    /// Nobody needs it any more.
+    Unneeded,
 }
 
 impl From<UpstreamError> for Stopped {
@@ -160,8 +162,8 @@ impl Fill {
             return Err(self.unkept(error).await);
         }
         let repository = Arc::clone(&self.repository);
-        let stopping = self.shared.tasks.stopping();
-        tokio::pin!(stopping);
+        let (stopping, unneeded) = (self.shared.tasks.stopping(), self.line.unneeded());
+        tokio::pin!(stopping, unneeded);
         let mut attempts = Attempts::new(repository.origins());
         while let Some((origin, pause)) = attempts.next() {
             let before = self.draft.len();
@@ -169,6 +171,7 @@ impl Fill {
                 biased;
                 // A piece that is being written meanwhile is written to its end all the same.
                 () = &mut stopping => Err(Stopped::Stopping),
+                () = &mut unneeded => Err(Stopped::Unneeded),
                 pulled = self.attempt(origin, pause) => pulled,
             };
             match pulled {
@@ -192,9 +195,17 @@ impl Fill {
                 }
                 Err(Stopped::Disk(error)) => return Err(self.unkept(error).await),
                 Err(Stopped::Stopping) => return Err(self.put_down().await),
+                Err(Stopped::Unneeded) => return Err(self.leave_off().await),
             }
         }
         Err(self.give_up(attempts.into_verdict()).await)
+    }
+
+    /// Its repository was removed, or points elsewhere now, and nobody reads along: whatever else it brought would be
+    /// for nobody. What the guard reports of the end is news of the past then.
+    async fn is_over_early(&self) -> bool {
+        let removed = || self.shared.repositories.by_id(self.source.repository).is_none();
+        self.announced && removed() && self.line.end_unless_read().await
     }
 
     fn tail(&self) -> FlightTail {
@@ -273,6 +284,12 @@ impl Fill {
             tracing::warn!(digest = %self.digest, %error, "a draft cannot be kept");
         }
         Ended::DIED
+    }
+
+    async fn leave_off(self) -> Ended {
+        tracing::info!(digest = %self.digest, at = self.draft.len(), "a fill is not needed any more");
+        self.notes.forget(self.draft.id()).await;
+        Ended { draft: Some((self.draft, "nobody needs it any more".into())), ..Ended::DIED }
     }
 
     async fn give_up(self, verdict: Option<Verdict>) -> Ended {

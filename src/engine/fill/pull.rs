@@ -17,6 +17,9 @@ const GATHER: usize = 1024 * 1024;
 impl Fill {
     pub(super) async fn attempt(&mut self, origin: &Upstream, pause: Duration) -> Result<(), Stopped> {
         tokio::time::sleep(pause).await;
+        if self.is_over_early().await {
+            return Err(Stopped::Unneeded);
+        }
         let response = self.ask(origin).await?;
         self.agree_on_size(&response).await?;
         let mut skip = self.draft.len() - response.offset;
@@ -39,6 +42,9 @@ impl Fill {
             }
             self.append(batch).await?;
             self.notes.now_and_then(&self.draft, self.expected).await;
+            if self.is_over_early().await {
+                return Err(Stopped::Unneeded);
+            }
             match ended {
                 Some(Some(error)) => return Err(error.into()),
                 Some(None) => break,

@@ -3,6 +3,7 @@
 mod api;
 mod broken;
 mod compose;
+mod cosign;
 mod environment;
 mod herd;
 mod local;
@@ -112,5 +113,11 @@ pub const NIGHTLY: &[Scenario] = &[
         about: "the library of today's podman and skopeo pushes an index and pulls it back, with a log-in",
         need: Some(Need::ImageCopy),
         run: newer::containers,
+    },
+    Scenario {
+        name: "newer-cosign",
+        about: "cosign signs and attests through nginx with a log-in, and anybody verifies",
+        need: Some(Need::Cosign),
+        run: cosign::sign,
     },
 ];
