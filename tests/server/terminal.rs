@@ -1,9 +1,14 @@
 //! What a person at a terminal sees of a command that takes long, and what a pipe is spared. The terminal is a real
 //! one: `script`, which every Debian has, runs the command on a pseudo-terminal and hands on what is written there.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
 use super::client::Ask;
@@ -12,6 +17,8 @@ use super::process::{Ended, Process, good, on, run_with, text};
 use super::support::image::Image;
 use super::support::patience::found;
 
+/// Nothing here takes as long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 const KIB: f64 = 1024.0;
 const MIB: f64 = KIB * KIB;
 /// Of the one layer. At the rates below it keeps a scrub busy for seconds.
@@ -19,6 +26,10 @@ const LAYER: usize = 6 << 20;
 
 /// Runs a command on the data directory where somebody watches; `rest` is more of the shell's line.
 fn at_terminal(dir: &Path, args: &[&str], rest: &str) -> Ended {
+    run_with(terminal(dir, args, rest), "")
+}
+
+fn terminal(dir: &Path, args: &[&str], rest: &str) -> Command {
     let quoted = |word: &str| {
         assert!(!word.contains('\''), "{word}");
         format!("'{word}'")
@@ -34,7 +45,41 @@ fn at_terminal(dir: &Path, args: &[&str], rest: &str) -> Ended {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let there = Command::new("script").arg("--version").output();
     assert!(there.is_ok_and(|out| out.status.success()), "`script` is missing: it comes with util-linux");
-    run_with(command, "")
+    command
+}
+
+/// Runs a command that asks: each answer is typed as soon as its prompt is there. What the terminal showed.
+fn asked(mut command: Command, answers: &[(&str, &str)]) -> (bool, String) {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (shown, show) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut piece = [0; 1024];
+        while let Ok(read @ 1..) = screen.read(&mut piece) {
+            let _ = shown.send(String::from_utf8_lossy(&piece[..read]).into_owned());
+        }
+    });
+    let mut all = String::new();
+    // More of what is shown; `false` when the terminal is closed.
+    let more = |all: &mut String, child: &mut Child| match show.recv_timeout(PATIENCE) {
+        Ok(piece) => {
+            all.push_str(&piece);
+            true
+        }
+        Err(RecvTimeoutError::Disconnected) => false,
+        Err(RecvTimeoutError::Timeout) => {
+            child.kill().unwrap();
+            panic!("nothing comes any more: {all:?}");
+        }
+    };
+    for (prompt, answer) in answers {
+        while !all.ends_with(prompt) {
+            assert!(more(&mut all, &mut child), "it does not ask {prompt:?}: {all:?}");
+        }
+        keys.write_all(answer.as_bytes()).unwrap();
+    }
+    while more(&mut all, &mut child) {}
+    (child.wait().unwrap().success(), all)
 }
 
 /// What stood on the line one after the other, until it was written over.
@@ -177,4 +222,22 @@ async fn a_backup_counts_on_a_terminal_and_nowhere_else() {
     assert!(drawn(&ended.out)[0].ends_with(" of 6.00 MiB"), "{ended:?}");
     let plain = good(dir.path(), &["backup", piped.to_str().unwrap()]);
     assert!(!plain.contains(['\r', '\x1b']) && !plain.contains(" of 2 blobs"), "{plain:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_asked_for_twice_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let add = |name: &str, again: &str| {
+        let answers = [("Password: ", "typed in secret\n"), ("Once more: ", again)];
+        asked(terminal(dir.path(), &["user", "add", "--admin", name], ""), &answers)
+    };
+    let (done, shown) = add("ada", "typed in secret\n");
+    assert!(done && shown.ends_with("made ada\r\n") && !shown.contains("secret"), "{shown:?}");
+    let (done, shown) = add("ben", "typed in a secret\n");
+    assert!(!done && shown.contains("the two passwords differ") && !shown.contains("secret"), "{shown:?}");
+
+    let server = Process::start(&dir, &[]);
+    let login = format!("Basic {}", BASE64_STANDARD.encode("ada:typed in secret"));
+    let users = Ask::get("/api/users").header("Authorization", &login);
+    assert_eq!(server.send(users).await.json()["users"].as_array().unwrap().len(), 1);
 }
