@@ -8,7 +8,7 @@ use std::time::Duration;
 use binaryrepo::meta::{Applying, Batch, CopyFile, Durability, Meta, MetaError, Pair, Table};
 use binaryrepo::store::{Call, Faults, Strike};
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 /// Which calls fail, and after how many good ones.
 #[derive(Clone, Default)]
@@ -144,52 +144,44 @@ pub enum Mood {
     HoldsTags,
     /// Somebody else was faster wherever it is noted who holds a digest.
     ConflictsAtHolder,
-    /// Whoever notes who holds a digest waits for `go_on`.
-    HoldsHolders,
+    /// Lets whoever removes links on what they saw of them wait, until the mood is another one.
+    HoldsUnlinking,
+    /// Lets whoever notes who holds a digest wait, until the mood is another one.
+    HoldsLinking,
 }
 
 /// A metadata store with moods, which counts the rows that are read.
 pub struct Ledger {
     inner: Arc<dyn Meta>,
-    mood: Mutex<Mood>,
-    held: AtomicUsize,
-    go_on: Arc<Semaphore>,
+    mood: watch::Sender<Mood>,
+    held: Arc<AtomicUsize>,
     rows_read: AtomicUsize,
 }
 
 impl Ledger {
     pub fn over(inner: Arc<dyn Meta>) -> Self {
-        Self {
-            inner,
-            mood: Mutex::new(Mood::Well),
-            held: AtomicUsize::new(0),
-            go_on: Arc::new(Semaphore::new(0)),
-            rows_read: AtomicUsize::new(0),
-        }
+        let mood = watch::Sender::new(Mood::Well);
+        Self { inner, mood, held: Arc::default(), rows_read: AtomicUsize::new(0) }
     }
 
     pub fn is(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+        self.mood.send_replace(mood);
     }
 
-    /// Decides under the lock: after another mood is set, it begins to hold none.
-    fn holds(&self, batch: &Batch) -> bool {
-        let mood = self.mood.lock().unwrap();
-        let holds = *mood == Mood::HoldsHolders && format!("{batch:?}").contains("table: Holder");
-        if holds {
-            self.held.fetch_add(1, Ordering::Relaxed);
-        }
-        holds
-    }
-
-    /// How many batches it holds.
+    /// How many are made to wait.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Lets those go on that it holds.
-    pub fn go_on(&self) {
-        self.go_on.add_permits(self.held.swap(0, Ordering::Relaxed));
+    /// Until the mood is another one.
+    fn hold(&self, batch: Batch, mood: Mood) -> Applying {
+        let (inner, held, mut moods) = (self.inner.clone(), self.held.clone(), self.mood.subscribe());
+        held.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            moods.wait_for(|now| *now != mood).await.unwrap();
+            held.fetch_sub(1, Ordering::Relaxed);
+            inner.apply(batch).await
+        })
     }
 
     /// How many rows were read since this was last asked.
@@ -218,6 +210,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn notes_a_holder(batch: &Batch) -> bool {
+    let text = format!("{batch:?}");
+    let mut changes = text.split("Change { ").skip(1);
+    changes.any(|change| change.starts_with("table: Holder") && change.contains("value: Some"))
+}
+
 impl Meta for Ledger {
     fn get_raw(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, MetaError> {
         self.rows_read.fetch_add(1, Ordering::Relaxed);
@@ -237,14 +235,7 @@ impl Meta for Ledger {
     }
 
     fn apply(&self, batch: Batch) -> Applying {
-        if self.holds(&batch) {
-            let (inner, go_on) = (self.inner.clone(), self.go_on.clone());
-            return Box::pin(async move {
-                go_on.acquire().await.unwrap().forget();
-                inner.apply(batch).await
-            });
-        }
-        let mood = *self.mood.lock().unwrap();
+        let mood = *self.mood.borrow();
         match mood {
             Mood::Well => self.inner.apply(batch),
             Mood::Dead => {
@@ -261,7 +252,13 @@ impl Meta for Ledger {
             Mood::ConflictsAtHolder if format!("{batch:?}").contains("table: Holder") => {
                 Box::pin(async { Err(MetaError::Conflict(Table::Holder)) })
             }
-            Mood::HoldsTags | Mood::ConflictsAtHolder | Mood::HoldsHolders => self.inner.apply(batch),
+            Mood::HoldsUnlinking if format!("{batch:?}").contains("Requirement { table: Link") => {
+                self.hold(batch, mood)
+            }
+            Mood::HoldsLinking if notes_a_holder(&batch) => self.hold(batch, mood),
+            Mood::HoldsTags | Mood::ConflictsAtHolder | Mood::HoldsUnlinking | Mood::HoldsLinking => {
+                self.inner.apply(batch)
+            }
             Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
             Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);

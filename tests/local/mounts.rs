@@ -81,15 +81,14 @@ async fn a_mount_whose_source_goes_meanwhile_is_an_upload() {
     for (seed, from, deleted) in [(5, "docker-local/from", true), (6, "", true), (7, "", false)] {
         let content = Content::random(seed, 5000);
         assert_eq!(client.blob("from", &content).await.status, 201);
-        ledger.is(Mood::HoldsHolders);
+        ledger.is(Mood::HoldsLinking);
         let meanwhile = async {
             found("the mount is held", async || (ledger.held() == 1).then_some(())).await;
-            ledger.is(Mood::Well);
             if deleted {
                 let target = blob("from", &content.digest);
                 assert_eq!(client.send(Ask::new("DELETE", &target)).await.status, 202);
             }
-            ledger.go_on();
+            ledger.is(Mood::Well);
         };
         let (answer, ()) = tokio::join!(mount(client, "to", &content, from), meanwhile);
         assert_eq!(is_mounted(&answer, "to", &content), !deleted, "{from:?}");
