@@ -25,6 +25,8 @@ use crate::store::{Asleep, Draft, Trouble};
 const FLOOR: u64 = 64 << 20;
 /// How often an upload asks for the free space, and has the disk begin with what came.
 const LOOK_EVERY: u64 = 16 << 20;
+/// What to do where there is no upload to go on with.
+const NOT_KEPT: &str = "the disk does not keep the blob; push it again";
 /// How long evictions get to make room for an upload that says how large it is.
 const MAKE_ROOM: Duration = Duration::from_millis(500);
 
@@ -79,7 +81,7 @@ impl Engine {
             Err(NotWoken { state: None, error }) => {
                 // Its file cannot be opened: there is nothing to go on with.
                 drop(state);
-                uploads::give_up(&self.shared, &session).await?;
+                uploads::lost(&self.shared, &session).await;
                 return Err(error);
             }
         };
@@ -132,7 +134,7 @@ impl Engine {
                     self.shared.read(woken).await?.map_err(|Asleep { resting, error }| {
                         NotWoken::by_disk(State::Resting(resting), error)
                     })?;
-                let draft = woken.ok_or_else(unknown)?;
+                let draft = woken.ok_or_else(file_gone)?;
                 let algorithm = draft.algorithm();
                 Ok((Some(draft), algorithm))
             }
@@ -247,8 +249,11 @@ impl Upload {
             sweep::space(&self.engine.shared, &self.engine.coordination).await;
             return Err(full());
         }
-        if let Some(draft) = &mut self.draft {
-            draft.sync_ahead(LOOK_EVERY).await.map_err(|error| refused_by_disk(&error))?;
+        if let Some(draft) = &mut self.draft
+            && let Err(error) = draft.sync_ahead(LOOK_EVERY).await
+        {
+            uploads::lost(&self.engine.shared, &self.session).await;
+            return Err(not_kept_by_disk(&error));
         }
         self.look_in = LOOK_EVERY;
         Ok(())
@@ -325,6 +330,11 @@ fn unknown() -> EngineError {
     EngineError::new(ErrorKind::UploadUnknown, "there is no such upload of this image, or it has ended")
 }
 
+/// The file of a draft goes as soon as the disk has lost a write to it.
+fn file_gone() -> EngineError {
+    EngineError::new(ErrorKind::Overloaded, NOT_KEPT)
+}
+
 /// Nothing that was acknowledged is lost by it, and an upload can go on when there is room again.
 pub(super) fn full() -> EngineError {
     no_space("the upload can go on when there is")
@@ -345,7 +355,7 @@ pub(super) fn not_kept_by_disk(error: &io::Error) -> EngineError {
         return no_space("push the blob again when there is");
     }
     tracing::error!(%error, "the disk does not keep a blob");
-    EngineError::new(ErrorKind::Overloaded, "the disk does not keep the blob; push it again")
+    EngineError::new(ErrorKind::Overloaded, NOT_KEPT)
 }
 
 fn no_space(then: &str) -> EngineError {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use binaryrepo::names::{Algorithm, Digest};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt as _;
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::client::{Answer, Ask};
 use super::pusher::{Pusher, blob, manifest, once_free};
-use super::rig::{Disk, Gate, Ledger, Mood};
+use super::rig::{Disk, Gate, Ledger, Mood, Step};
 use super::support::image::{Content, Image};
 use super::support::patience::found;
 use super::workshop::Workshop;
@@ -102,6 +103,41 @@ async fn want_of_descriptors_ends_no_upload() {
     assert_eq!(answer.status, 201, "{}", answer.all());
     server.no_draft_is_left().await;
     server.stop().await;
+}
+
+/// The kernel tells of a lost write once. An upload was refused for it only as long as this run lasted: after a restart
+/// its file was taken up, synced without a complaint, and acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_lost_a_write_is_over_for_good() {
+    let content = Content::random(20, 17 << 20);
+    for is_told in [false, true] {
+        let server = workshop().await;
+        let client = Pusher(server.address);
+        let location = client.begin("lost").await;
+        assert_eq!(client.patch(&location, &content.bytes).await.status, 202);
+        server.disk.fail_times(1, Call::Sync, Errno::IO);
+        server.disk.trail.begin();
+        // So much lies there that the disk is to begin with it, beside whatever comes.
+        assert_eq!(client.patch(&location, b"x").await.status, 202);
+        let synced = async || server.disk.trail.so_far().contains(&Step::Call(Call::Sync)).then_some(());
+        found("the sync has failed", synced).await;
+        if is_told {
+            let refusal = async || Some(client.patch(&location, b"x").await).filter(|it| it.status != 202);
+            is_refused(&found("it is refused", refusal).await, "push it again");
+            assert_eq!(client.get(&location).await.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+        }
+        let (server, _) =
+            Workshop::open(server.stop().await, Disk::default(), |meta| Ledger::over(meta).into()).await;
+        let client = Pusher(server.address);
+        if is_told {
+            assert_eq!(client.get(&location).await.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+        }
+        let whole = Digest::of(Algorithm::Sha256, &[&content.bytes, &b"x"[..]].concat());
+        let answer = client.finish(&location, &whole, &[]).await;
+        assert!([400, 404].contains(&answer.status), "{}", answer.all());
+        server.no_draft_is_left().await;
+        server.stop().await;
+    }
 }
 
 /// After a sync that failed nobody knows what the disk has, so the upload is over; and without its name made durable a
