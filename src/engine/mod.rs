@@ -4,6 +4,7 @@
 
 mod accounts;
 mod actor;
+mod announced;
 mod answers;
 mod attempts;
 mod backup;

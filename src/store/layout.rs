@@ -249,13 +249,13 @@ impl Layout {
     }
 
     pub(super) fn space(&self) -> io::Result<Space> {
-        let passed = self.faults.pass(Call::Space);
-        let stat = passed
-            .and_then(|()| rustix::fs::fstatvfs(&self.root))
+        let room = self.faults.room(Call::Space);
+        let (room, stat) = room
+            .and_then(|room| Ok((room as u64, rustix::fs::fstatvfs(&self.root)?)))
             .map_err(|error| named(error.into(), &self.path, "cannot ask for the space in"))?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         // What the file system keeps for the superuser is not ours to fill.
-        Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+        Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail).min(room) })
     }
 
     pub(super) fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()> {

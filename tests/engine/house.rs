@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use binaryrepo::engine::{
     BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
@@ -71,7 +72,7 @@ impl House {
         let metrics = Metrics::new();
         let store = FsStore::open_with(dir.path(), disk.faults()).unwrap();
         let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).unwrap();
-        let ledger = Arc::new(Ledger::over(Arc::new(meta)));
+        let ledger = Arc::new(Ledger::beside(Arc::new(meta), &disk));
         let ground = Ground { store: Arc::new(store), meta: ledger.clone(), opened };
         let engine = Engine::start(ground, settings.clone(), metrics.clone(), Vec::new()).await.unwrap();
         Self { engine, dir, settings, disk, ledger, metrics }
@@ -194,6 +195,13 @@ pub fn whole() -> BlobWant {
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {
     let repository: Arc<Repository> = engine.repositories().by_name(repository).unwrap();
     Scope { repository, image: image.parse().unwrap() }
+}
+
+/// As if so much time had gone by.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 pub async fn drain(mut reader: Reader) -> Got {

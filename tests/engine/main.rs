@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod announced;
 mod aside;
 mod beside;
 mod boot;
