@@ -71,7 +71,7 @@ pub async fn step(
             Ok(upload) => finish(call, upload, &digest, body).await,
             // The answer to the first one was lost.
             Err(EngineError { kind: ErrorKind::UploadUnknown, .. })
-                if engine.has_uploaded(scope, call.principal(), id, &digest) =>
+                if engine.has_uploaded(scope, call.principal(), id, &digest).await? =>
             {
                 Ok(created(call, &digest))
             }

@@ -17,6 +17,7 @@ use super::model::{EngineError, ErrorKind, Scope};
 use super::shared::Shared;
 use super::sweep;
 use super::uploads::{self, Session, State};
+use crate::meta::{LinkRow, MetaExt as _};
 use crate::names::{Algorithm, Digest, UploadId};
 use crate::store::{Asleep, Draft, Space, Trouble};
 
@@ -108,9 +109,21 @@ impl Engine {
         uploads::expire(&self.shared).await;
     }
 
-    /// Whether this upload ended with this digest already, and the answer got lost.
-    pub fn has_uploaded(&self, scope: &Scope, by: &Principal, id: &UploadId, digest: &Digest) -> bool {
-        self.shared.uploads.has_finished(id, &source(scope), by, digest)
+    /// Whether this upload ended with this digest already, and the answer got lost. What the image has lost since is to
+    /// be pushed again.
+    pub async fn has_uploaded(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        id: &UploadId,
+        digest: &Digest,
+    ) -> Result<bool, EngineError> {
+        let image = source(scope);
+        if !self.shared.uploads.has_finished(id, &image, by, digest) {
+            return Ok(false);
+        }
+        let key = (image.repository, image.image, *digest);
+        self.shared.read(move |shared| Ok(shared.meta.get::<LinkRow>(&key)?.is_some())).await
     }
 
     async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), NotWoken> {
