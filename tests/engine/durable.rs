@@ -7,6 +7,7 @@ use binaryrepo::store::Call;
 use rustix::io::Errno;
 
 use super::house::{House, scope};
+use super::rig::Step;
 use super::support::image::{Content, Image};
 use super::support::upstream::Registry;
 
@@ -41,6 +42,38 @@ async fn tag(house: &House, image: &Image) -> Result<(), EngineError> {
         tags: Vec::new(),
     };
     house.engine.push_manifest(&scope(&house.engine, "own", "a/b"), push).await.map(drop)
+}
+
+/// Those that the promise rests on.
+fn promises(house: &House) -> Vec<Step> {
+    let mut steps = house.disk.trail.so_far();
+    steps.retain(|step| {
+        let calls = [Call::Write, Call::Sync, Call::Rename, Call::SyncDirectory].map(Step::Call);
+        calls.contains(step) || *step == Step::Commit
+    });
+    steps.dedup();
+    steps
+}
+
+/// Any other order loses an acknowledged blob to a power cut: its bytes, its name, or its row.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_then_name_then_rows() {
+    let registry = Registry::open().await;
+    let (house, layer) = house(&registry).await;
+    house.disk.trail.begin();
+    push(&house.engine, &Content::random(1, 300_000)).await.unwrap();
+    let pushed = [
+        Step::Call(Call::Write),
+        Step::Call(Call::Sync),
+        Step::Call(Call::Rename),
+        Step::Call(Call::SyncDirectory),
+        Step::Commit,
+    ];
+    assert_eq!(promises(&house), pushed);
+    // It has its name already.
+    house.disk.trail.begin();
+    assert!(mount(&house, &layer).await.unwrap());
+    assert_eq!(promises(&house), [Step::Call(Call::Sync), Step::Call(Call::SyncDirectory), Step::Commit]);
 }
 
 /// It was synced once more at the next attempt, and that was believed. The kernel tells of a lost write once.
