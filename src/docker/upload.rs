@@ -41,7 +41,8 @@ pub async fn start(
         return Ok(begun.with_header(OCI_CHUNK_MIN_LENGTH, &CHUNK_MIN.to_string()));
     };
     let whole = async {
-        let upload = call.engine.upload(scope, call.principal(), &id).await?;
+        let mut upload = call.engine.upload(scope, call.principal(), &id).await?;
+        upload.is_nameless();
         finish(call, upload, &digest, body).await
     };
     let answer = whole.await;

@@ -24,6 +24,7 @@ use crate::store::{Asleep, Draft, Space, Trouble};
 /// How often an upload asks for the free space, and has the disk begin with what came.
 const LOOK_EVERY: u64 = 16 << 20;
 /// What to do where there is no upload to go on with.
+const PUSH_AGAIN: &str = "push the blob again when there is";
 const NOT_KEPT: &str = "the disk does not keep the blob; push it again";
 
 /// An upload that this request alone works on. Dropped, it rests with the bytes that came.
@@ -37,6 +38,8 @@ pub struct Upload {
     /// Bytes until the next look at the disk.
     look_in: u64,
     announced: Announcement,
+    /// It can be gone on with by another request.
+    has_name: bool,
 }
 
 impl Engine {
@@ -84,7 +87,7 @@ impl Engine {
         uploads::used(&self.shared, &session, algorithm).await;
         session.set_len(draft.as_ref().map_or(0, Draft::len));
         let announced = self.shared.announced.join();
-        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, announced })
+        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, announced, has_name: true })
     }
 
     /// How many bytes of an upload came. Asking takes it from nobody: who asks and who writes do not meet.
@@ -193,6 +196,11 @@ impl Upload {
         Err(self.full())
     }
 
+    /// Nobody but this request knows of the upload: after an error it is over.
+    pub fn is_nameless(&mut self) {
+        self.has_name = false;
+    }
+
     /// Hashes with this algorithm from the start, if nothing came yet: later that takes a second look at all of it.
     pub fn announce(&mut self, algorithm: Algorithm) {
         if self.draft.is_none() {
@@ -278,7 +286,7 @@ impl Upload {
 
     /// Nothing that was acknowledged is lost by it.
     fn full(&self) -> EngineError {
-        no_space("the upload can go on when there is")
+        no_space(if self.has_name { "the upload can go on when there is" } else { PUSH_AGAIN })
     }
 
     fn refused_by_disk(&self, error: &io::Error) -> EngineError {
@@ -339,12 +347,13 @@ fn file_gone() -> EngineError {
 /// over.
 pub(super) fn not_kept_by_disk(error: &io::Error) -> EngineError {
     if Trouble::of(error) == Trouble::Full {
-        return no_space("push the blob again when there is");
+        return no_space(PUSH_AGAIN);
     }
     tracing::error!(%error, "the disk does not keep a blob");
     EngineError::new(ErrorKind::Overloaded, NOT_KEPT)
 }
 
 fn no_space(then: &str) -> EngineError {
+    tracing::warn!("no space left on the disk for an upload");
     EngineError::new(ErrorKind::Overloaded, format!("there is no space left on the disk; {then}"))
 }

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::client::{Answer, Ask};
-use super::pusher::{Pusher, blob, manifest, once_free};
+use super::pusher::{Pusher, blob, manifest, once_free, uploads};
 use super::rig::{Disk, Gate, Ledger, Mood, Step};
 use super::support::image::{Content, Image};
 use super::support::patience::found;
@@ -138,6 +138,24 @@ async fn an_upload_that_lost_a_write_is_over_for_good() {
         server.no_draft_is_left().await;
         server.stop().await;
     }
+}
+
+/// Nobody was told the name of its upload, which is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_sent_in_one_request_is_to_be_pushed_again() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let content = Content::random(21, 100_000);
+    let target = format!("{}?digest={}", uploads("once"), content.digest);
+    for call in [Call::Create, Call::Write] {
+        server.disk.fail(call, Errno::NOSPC);
+        let refused = client.send(Ask::new("POST", &target).body(&content.bytes[..])).await;
+        is_refused(&refused, "no space left on the disk; push the blob again when there is");
+        server.disk.heal();
+    }
+    assert_eq!(client.send(Ask::new("POST", &target).body(&content.bytes[..])).await.status, 201);
+    server.no_draft_is_left().await;
+    server.stop().await;
 }
 
 /// After a sync that failed nobody knows what the disk has, so the upload is over; and without its name made durable a
