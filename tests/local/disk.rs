@@ -8,11 +8,12 @@ use rustix::io::Errno;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::client::{Answer, Ask};
+use super::client::{Answer, Ask, raw};
 use super::pusher::{Pusher, blob, manifest, once_free, uploads};
 use super::rig::{Disk, Gate, Ledger, Mood, Step};
 use super::support::image::{Content, Image};
 use super::support::patience::found;
+use super::vectors;
 use super::workshop::Workshop;
 
 async fn workshop() -> Workshop {
@@ -244,5 +245,46 @@ async fn a_client_that_stops_waiting_finds_its_upload_again() {
     let answer = once_free(async || client.chunk(&location, "100000-199999", rest).await).await;
     assert_eq!(answer.status, 202, "{}", answer.all());
     assert_eq!(client.finish(&location, &content.digest, &[]).await.status, 201);
+    server.stop().await;
+}
+
+/// Names that cannot be are found out before anything is looked for under them.
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_digests_that_cannot_be_ask_the_disk_for_nothing() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let there = Content::random(30, 10);
+    assert_eq!(client.blob("a", &there).await.status, 201);
+    let calls = || {
+        let steps = server.disk.trail.so_far();
+        // Housekeeping asks for the space in its own time.
+        steps.into_iter().filter(|step| *step != Step::Call(Call::Space)).collect::<Vec<_>>()
+    };
+    server.disk.trail.begin();
+    assert_eq!(client.get(&blob("a", &there.digest)).await.status, 200);
+    assert!(calls().contains(&Step::Call(Call::Open)), "what is there is opened");
+
+    let hostile: Vec<_> = vectors::all().into_iter().filter(|vector| [4, 6].contains(&vector.row)).collect();
+    assert!(hostile.len() > 20);
+    server.disk.trail.begin();
+    for vector in hostile {
+        assert!(raw(server.address, &vector.bytes).await.status >= 400, "{}", vector.what);
+        assert_eq!(calls(), [], "{}", vector.what);
+    }
+    for digest in ["sha256:..%2f..%2fadmin.token", "sha256:00", "md5:d41d8cd98f00b204e9800998ecf8427e", ""] {
+        let begun = uploads("a");
+        for (method, target) in [
+            ("HEAD", format!("/v2/docker-local/a/blobs/{digest}")),
+            ("DELETE", format!("/v2/docker-local/a/blobs/{digest}")),
+            ("DELETE", format!("/v2/docker-local/a/manifests/{digest}")),
+            ("GET", format!("/v2/docker-local/a/referrers/{digest}")),
+            ("POST", format!("{begun}?digest={digest}")),
+            ("PUT", format!("{begun}1-00000000000000000000000000000000?digest={digest}")),
+        ] {
+            let answer = client.send(Ask::new(method, &target).body(&there.bytes[..])).await;
+            assert!((400..500).contains(&answer.status), "{method} {target}: {}", answer.all());
+            assert_eq!(calls(), [], "{method} {target}");
+        }
+    }
     server.stop().await;
 }
