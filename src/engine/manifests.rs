@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered};
+use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered, Told};
 use super::errors::refused;
 use super::flight::{FlightKey, Outcome, Pointer, Resolution, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
@@ -199,15 +199,24 @@ impl Engine {
                 }
                 told => told,
             },
-            Want::Head => Ok(Manifest {
-                digest: resolution.digest,
-                media_type: resolution.media_type.clone(),
-                size: resolution.size,
-                bytes: bytes::Bytes::new(),
-                verdict,
-                warning: None,
-            }),
+            Want::Head => {
+                // A client that has it already asks for no more.
+                self.touch_manifest(&resolution.digest);
+                Ok(Manifest {
+                    digest: resolution.digest,
+                    media_type: resolution.media_type.clone(),
+                    size: resolution.size,
+                    bytes: bytes::Bytes::new(),
+                    verdict,
+                    warning: None,
+                })
+            }
         }
+    }
+
+    /// For the order in which cached ones go.
+    fn touch_manifest(&self, digest: &Digest) {
+        self.shared.touched.document(*digest, self.shared.clock.wall());
     }
 
     /// `verdict` is what it is called if it lies here; if it must be fetched it is a miss all the same.
@@ -267,7 +276,7 @@ impl Engine {
         let link = (repository, image, *digest);
         let found = self.shared.read(move |shared| shared.linked_document(&link)).await?;
         if found.is_some() {
-            self.shared.touched.document(*digest, self.shared.clock.wall());
+            self.touch_manifest(digest);
         }
         Ok(found.map(|manifest| Manifest { verdict, ..manifest }))
     }
@@ -327,7 +336,13 @@ impl Engine {
         }
         let answer = self.shared.answers.get(key, now)?;
         let tag_ttl = scope.repository.remote().map(|remote| remote.spec.tag_ttl);
-        answer.fresh.is_none_or(|fresh| Some(fresh.tag_ttl) == tag_ttl).then_some(answer)
+        if answer.fresh.is_some_and(|fresh| Some(fresh.tag_ttl) != tag_ttl) {
+            return None;
+        }
+        if tag_ttl.is_some() && answer.is_news(now) {
+            self.touch_manifest(&answer.digest);
+        }
+        Some(answer)
     }
 
     pub(super) fn remember(
@@ -346,6 +361,7 @@ impl Engine {
             bytes: manifest.bytes.clone(),
             fresh,
             beside: Beside::default(),
+            told: Told::default(),
         });
         self.shared.answers.insert(key, answer, noted);
     }

@@ -192,6 +192,13 @@ pub fn whole() -> BlobWant {
     BlobWant { want: Want::Body, range: RangeRequest::Whole }
 }
 
+/// As if so much time had gone by, in a test of one thread.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {
     let repository: Arc<Repository> = engine.repositories().by_name(repository).unwrap();
     Scope { repository, image: image.parse().unwrap() }

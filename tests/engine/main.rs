@@ -11,6 +11,7 @@ mod beside;
 mod boot;
 mod damage;
 mod disk;
+mod documents;
 mod durable;
 mod faults;
 mod house;
