@@ -154,7 +154,7 @@ impl Engine {
         resolution: &Resolution,
         verdict: Verdict,
     ) -> Result<Manifest, Missed> {
-        let Question { scope, tag, want, spare, .. } = *question;
+        let Question { scope, tag, want, spare, until } = *question;
         let moved = spare.is_some_and(|spare| spare.resolution.digest != resolution.digest);
         if want == Want::Head && !moved {
             return Ok(Manifest {
@@ -166,9 +166,9 @@ impl Engine {
                 warning: None,
             });
         }
-        match self.manifest_by_digest(scope, &resolution.digest, verdict, None).await {
+        match self.manifest_by_digest(scope, &resolution.digest, verdict, until).await {
             // The HEAD lied, or the tag moved and its old manifest went at once: the tag itself decides.
-            Err(Missed::Gone(_)) => self.fetched(scope, Reference::Tag(tag.clone()), None).await,
+            Err(Missed::Gone(_)) => self.fetched(scope, Reference::Tag(tag.clone()), until).await,
             told => told,
         }
     }

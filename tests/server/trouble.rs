@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::Answer;
+use super::client::{Answer, Ask};
 use super::house::{House, blob, hub, manifest};
 use super::support::fault::Fault;
 use super::support::image::{Content, Image};
@@ -86,11 +86,14 @@ async fn what_is_cached_is_served_whatever_the_upstream_says() {
         let house = House::beside_with(&registry, &[], json!({ "tag_ttl": "0s" })).await;
         house.cache("redis", "7", &image).await;
         registry.always("/v2/", fault.clone());
-        let started = std::time::Instant::now();
+        for ask in [Ask::get, Ask::head] {
+            let started = std::time::Instant::now();
+            let answer = house.send(ask(&manifest("redis", "7"))).await;
+            assert_eq!((answer.status, answer.cache()), (200, Some("stale")), "{fault:?}");
+            // Two seconds of patience with the upstream, and a busy machine.
+            assert!(started.elapsed() < Duration::from_secs(6), "{fault:?}: {:?}", started.elapsed());
+        }
         house.pull("redis", "7", &image).await;
-        assert_eq!(house.head(&manifest("redis", "7")).await.cache(), Some("stale"), "{fault:?}");
-        // Two seconds of patience with the upstream for each of the two; ten times that is the bound.
-        assert!(started.elapsed() < Duration::from_secs(40), "{fault:?}: {:?}", started.elapsed());
     }
 }
 
