@@ -65,6 +65,7 @@ pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -
     let told = story.map(|story| story.message.as_ref());
     let error = match failure {
         Failure::NotFound => EngineError::new(unknown, told.unwrap_or("the upstream does not have it")),
+        Failure::Forbidden => EngineError::new(unknown, told.unwrap_or("the upstream refuses access")),
         Failure::RateLimited { retry_after_ms } => {
             let after = Duration::from_millis(retry_after_ms).min(LONGEST_RETRY);
             let message = told.unwrap_or("the upstream limits how often it may be asked");
