@@ -135,6 +135,33 @@ async fn a_tag_that_moved_is_waited_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_stale_for_as_long_as_it_may_be() {
+    for (window, served) in [(Duration::from_secs(3_600), true), (Duration::from_millis(300), false)] {
+        let registry = Registry::open().await;
+        let image = Image::new(33, &[1_000]);
+        registry.add_image("a/b", "latest", &image);
+        let house = House::with(&registry, |spec| {
+            spec.tag_ttl = Duration::ZERO;
+            spec.stale_if_error = window;
+        })
+        .await;
+        house.manifest("a/b", "latest", Want::Body).await.unwrap();
+        for blob in image.blobs() {
+            house.pull("a/b", &blob.digest).await.unwrap().whole();
+        }
+        house.rest().await;
+        registry.always("/v2/", Fault::status(503));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for want in [Want::Body, Want::Head] {
+            match house.manifest("a/b", "latest", want).await {
+                Ok(manifest) => assert_eq!((manifest.verdict, served), (Verdict::Stale, true)),
+                Err(error) => assert_eq!((error.kind, served), (ErrorKind::UpstreamUnavailable, false)),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_is_gone_is_gone() {
     let registry = Registry::open().await;
     let image = Image::new(25, &[10]);
