@@ -28,6 +28,7 @@ run: rust ## Compile and start the server on 127.0.0.1:8081, no configuration ne
 	cargo run $(cargo_flags) -- serve $(ARGS)
 
 test: rust ## Run every test that needs neither root nor network
+	@$(need) script=bsdutils
 	cargo test --locked --no-fail-fast --features planted-bugs
 
 lint: rust cargo-deny ## Check format, clippy, licences, sources and banned crates

@@ -57,5 +57,5 @@ Trust the CA where clients run (ca.key never leaves this directory):
   everything  sudo install -m644 $dir/ca.crt /usr/local/share/ca-certificates/binaryrepo.crt && sudo update-ca-certificates
               then restart dockerd and containerd
 Names without DNS:
-  echo "127.0.0.1 binaryrepo.local api.binaryrepo.local docker-remote.binaryrepo.local docker-remote.example.com" | sudo tee -a /etc/hosts
+  echo "127.0.0.1 binaryrepo.local api.binaryrepo.local docker-remote.binaryrepo.local docker-local.binaryrepo.local docker-remote.example.com" | sudo tee -a /etc/hosts
 END

@@ -2,7 +2,7 @@
 //! for the log. Must not know: sockets, and which protocol gave the status.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -48,6 +48,7 @@ impl Head {
 #[derive(Debug)]
 pub enum Content {
     Empty,
+    /// As many as the `Content-Length` beside it says.
     Bytes(Bytes),
     /// Exactly as many bytes as the `Content-Length` beside it says.
     Blob(Reader),
@@ -84,8 +85,10 @@ impl Reply {
     }
 
     pub fn bytes(status: StatusCode, media_type: &str, bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
         let mut reply = Self::empty(status).with_header(CONTENT_TYPE, media_type);
-        reply.content = Content::Bytes(bytes.into());
+        reply.headers.insert(CONTENT_LENGTH, bytes.len().into());
+        reply.content = Content::Bytes(bytes);
         reply
     }
 

@@ -194,9 +194,14 @@ impl<K: Key> Ledger<K> {
 
     /// Free, but by itself larger than a limit it is under: it goes before anything else does.
     pub(super) fn is_oversized(&self, key: &K) -> bool {
-        let Some(entry) = self.get(key).filter(|entry| entry.is_candidate()) else { return false };
-        let share = self.accounts.get(&entry.upstream).and_then(|account| account.share);
-        entry.size > self.limit.min(share.unwrap_or(u64::MAX))
+        let entry = self.get(key).filter(|entry| entry.is_candidate());
+        entry.is_some_and(|entry| self.exceeds_a_limit(entry.upstream, entry.size))
+    }
+
+    /// Whether what this flight brings will be that, as far as its size is known.
+    pub(super) fn is_promise_oversized(&self, flight: FlightId) -> bool {
+        let reservation = self.reservations.get(&flight);
+        reservation.is_some_and(|promised| self.exceeds_a_limit(promised.upstream, promised.size))
     }
 
     /// Chooses who must go so that every limit is kept again, and marks them as going.
@@ -256,6 +261,12 @@ impl<K: Key> Ledger<K> {
 
     pub(super) fn reservations(&self) -> impl Iterator<Item = FlightId> {
         self.reservations.keys().copied()
+    }
+
+    /// By itself.
+    fn exceeds_a_limit(&self, upstream: u64, size: u64) -> bool {
+        let share = self.accounts.get(&upstream).and_then(|account| account.share);
+        size > self.limit.min(share.unwrap_or(u64::MAX))
     }
 
     fn shrink(&mut self, scope: Option<u64>, limit: u64, low_mark_percent: u64, victims: &mut Vec<K>) {

@@ -22,12 +22,14 @@ Examples:
   binaryrepo backup /srv/data/backup --link           on the same file system: nothing is copied
   binaryrepo restore /srv/backup/binaryrepo --check   whether all of it is whole
 
-Saved are repositories with their settings and passwords, users, tokens, grants, and all that was pushed. What is
-cached is not, since it can be fetched again, and neither are the configuration and admin.token. The next backup into
-the same directory brings only what is new, and removes what is gone; until it is finished the last one stays whole.
-Run it on the server's machine, as the user that the server runs as.
+Saved are repositories with their settings and passwords, users, tokens, grants, and all that was
+pushed. What is cached is not, since it can be fetched again, and neither are the configuration and
+admin.token. The next backup into the same directory brings only what is new, and removes what is
+gone; until it is finished the last one stays whole. Run it on the server's machine, as the user
+that the server runs as.
 
-Exit code 1: no backup was taken, or something that was pushed is missing in it, since it is damaged here.")]
+Exit code 1: no backup was taken, or something that was pushed is missing in it, since it is
+damaged here.")]
 pub struct Args {
     /// Directory of the backup; made where it is not there
     #[arg(value_name = "DIR")]
@@ -48,8 +50,8 @@ Examples:
   binaryrepo restore /srv/backup/binaryrepo --data-dir /srv/binaryrepo
   binaryrepo restore /srv/backup/binaryrepo --check
 
-The data directory must be empty or not there, and no server may use it. Every byte is compared with its digest on the
-way. Start the server as the user that owns the directory then.")]
+The data directory must be empty or not there, and no server may use it. Every byte is compared
+with its digest on the way. Start the server as the user that owns the directory then.")]
 pub struct RestoreArgs {
     /// Directory that `binaryrepo backup` wrote
     #[arg(value_name = "DIR")]

@@ -29,7 +29,7 @@ use settings::{Place, SettingFlags};
 
 const EXAMPLES: &str = "\
 Examples:
-  binaryrepo serve                                     on 127.0.0.1:8081, data in your home
+  binaryrepo serve                                     on 127.0.0.1:8081; it says where its data is
   docker pull localhost:8081/docker-remote/alpine      the first pull fetches, the next ones do not
   binaryrepo repo add quay https://quay.io             another upstream
   binaryrepo ls                                        which images there are
@@ -129,5 +129,33 @@ fn version(args: &VersionArgs) -> Result<(), CliError> {
     match args.json {
         true => output::json(&serde_json::json!({ "version": version })),
         false => output::line(format_args!("binaryrepo {version}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    /// clap breaks a longer line anew, wherever a word ends, and the next one stays as it was.
+    const WIDTH: usize = 100;
+
+    /// What is wrong with the help of a command and those below it.
+    fn look(command: &clap::Command, wrong: &mut Vec<String>) {
+        let name = command.get_name();
+        let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let long = examples.lines().filter(|line| line.chars().count() > WIDTH);
+        wrong.extend(long.map(|line| format!("{name}: too long: {line}")));
+        let silent = command.get_arguments().filter(|argument| argument.get_help().is_none());
+        wrong.extend(silent.map(|argument| format!("{name}: nothing is said of {}", argument.get_id())));
+        command.get_subcommands().for_each(|command| look(command, wrong));
+    }
+
+    #[test]
+    fn help_fits_its_width_and_explains_every_argument() {
+        let mut wrong = Vec::new();
+        look(&Cli::command(), &mut wrong);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

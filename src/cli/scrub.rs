@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use binaryrepo::text::human_bytes;
 use http::Method;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::connect::{self, Connection, Target};
@@ -15,6 +15,7 @@ use super::output::{self, counted};
 use super::settings::Place;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+const KEPT: &str = "a scrub is under way already, and keeps its rate";
 const BAR: &str = "{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left{msg}";
 
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,9 @@ Examples:
   binaryrepo scrub --rate 20MiB         more gently
   binaryrepo scrub --stop               end the one under way
 
-A damaged cached blob is set aside and fetched again. One that was pushed is set aside, and no longer served: push it
-again. Interrupted, the command leaves the scrub running; called again it shows how far that one is.
+A damaged cached blob is set aside and fetched again. One that was pushed is set aside, and no
+longer served: push it again. Interrupted, the command leaves the scrub running; called again it
+shows how far that one is.
 
 Exit codes: 0 all is whole again, 1 something must be pushed again")]
 pub struct Args {
@@ -52,7 +54,11 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
             return Ok(());
         }
         let report = connection.get("/api/scrub").await?;
-        if !flag(&report, "running") {
+        if flag(&report, "running") {
+            if args.rate.is_some() {
+                eprintln!("warning: {KEPT}\nhint: `binaryrepo scrub --stop` ends it");
+            }
+        } else {
             connection.call(Method::POST, &path(args.rate.as_deref()), None).await?;
         }
         let report = follow(&connection).await?;
@@ -72,23 +78,36 @@ fn path(rate: Option<&str>) -> String {
 
 /// Until it has ended. The bar is for a terminal; elsewhere nothing is drawn.
 async fn follow(connection: &Connection) -> Result<Value, CliError> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template(BAR) {
-        bar.set_style(style);
-    }
-    loop {
-        let report = connection.get("/api/scrub").await?;
-        bar.set_length(number(&report, "total_bytes"));
-        bar.set_position(number(&report, "bytes"));
+    let mut report = connection.get("/api/scrub").await?;
+    let bar = bar(number(&report, "bytes"));
+    while flag(&report, "running") {
+        tokio::time::sleep(LOOK_EVERY).await;
+        report = connection.get("/api/scrub").await?;
+        // How much there is, is counted first: until then the bar would be full.
+        let total @ 1.. = number(&report, "total_bytes") else { continue };
+        bar.update(|state| {
+            state.set_len(total);
+            state.set_pos(number(&report, "bytes"));
+        });
         if let damaged @ 1.. = rows(&report, "damaged").len() {
             bar.set_message(format!(", {damaged} damaged"));
         }
-        if !flag(&report, "running") {
-            bar.finish_and_clear();
-            return Ok(report);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
     }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// One that begins where the scrub is. What was hashed before somebody watched says nothing of the rate: it is taken
+/// note of unseen, and then forgotten.
+fn bar(bytes: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()).with_position(bytes);
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    bar.tick();
+    bar.reset_eta();
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    bar
 }
 
 fn summary(report: &Value) -> String {

@@ -366,7 +366,8 @@ impl Shell {
                 if waiter.proven || waiter.source == known.source || Bug::ProofNotAsked.is_planted() =>
             {
                 let first = !std::mem::replace(&mut known.taken, true);
-                Joined::Tail { tail: tail.clone(), first }
+                let too_large = self.coordinator.is_too_large(flight);
+                Joined::Tail { tail: tail.clone(), first, too_large }
             }
             _ => Joined::NeedProof,
         };

@@ -15,6 +15,7 @@ use quick_cache::sync::Cache;
 use super::blobs::answered_from_memory;
 use super::manifests::from_memory;
 use super::model::{BlobAnswer, BlobWant, EngineError, Manifest, Verdict};
+use super::touched::QUIET_MS;
 use crate::clock::Millis;
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId};
 
@@ -45,7 +46,25 @@ pub(super) struct Answer {
     /// Of a tag's answer; what a digest names is good for ever.
     pub fresh: Option<Fresh>,
     pub beside: Beside,
+    pub told: Told,
 }
+
+impl Answer {
+    /// Whether this use is news to whoever keeps the order of eviction: at most one in a span is. Costs next to nothing,
+    /// since it is asked with each answer.
+    pub fn is_news(&self, now: Millis) -> bool {
+        let Told(last) = &self.told;
+        if now.0.saturating_sub(last.load(Ordering::Relaxed)) < QUIET_MS {
+            return false;
+        }
+        last.store(now.0, Ordering::Relaxed);
+        true
+    }
+}
+
+/// When a use of it was last told on; at first when the clock was started, since who makes an answer tells of that.
+#[derive(Debug, Default)]
+pub(super) struct Told(AtomicU64);
 
 /// What was made of an answer by whoever gives it: this room need not know what that is.
 #[derive(Default)]
@@ -200,7 +219,16 @@ mod tests {
             bytes: Bytes::from_static(bytes),
             fresh: until.map(|until| Fresh { until: Millis(until), tag_ttl: Duration::from_secs(60) }),
             beside: Beside::default(),
+            told: Told::default(),
         })
+    }
+
+    #[test]
+    fn one_use_in_a_while_is_news() {
+        let answer = answer(b"x", None);
+        let told: Vec<u64> =
+            (0..4 * QUIET_MS).step_by(100).filter(|now| answer.is_news(Millis(*now))).collect();
+        assert_eq!(told, [1, 2, 3].map(|span| span * QUIET_MS));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Beside, Generation, Of, Remembered, SMALL};
+use super::answers::{Answer, AnswerKey, Beside, Generation, Of, Remembered, SMALL, Told};
 use super::bypass::Bypass;
 use super::errors::refused;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Task};
@@ -87,11 +87,14 @@ impl Engine {
             // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
             return None;
         }
-        let answer = self.shared.answers.get(&blob_key(scope, digest), self.shared.clock.now())?;
+        let now = self.shared.clock.now();
+        let answer = self.shared.answers.get(&blob_key(scope, digest), now)?;
         if is_local {
             return Some(Remembered::new(answer, Verdict::Local));
         }
-        self.touch(digest);
+        if answer.is_news(now) {
+            self.touch(digest);
+        }
         Some(Remembered::new(answer, Verdict::Hit))
     }
 
@@ -209,10 +212,12 @@ impl Engine {
     ) -> Result<Joining, EngineError> {
         let joined = self.join_content(scope, digest, proven).await?;
         match joined {
-            Joined::Tail { tail, first } => {
+            Joined::Tail { tail, first, too_large } => {
                 // Its last byte is out already; only its row is not written yet.
                 let whole = tail.tail.progress().end == Some(End::Complete);
                 let verdict = match (first, whole) {
+                    // The next one will not find it here.
+                    (true, _) if too_large => Verdict::Bypass,
                     (true, _) => Verdict::Miss,
                     (false, false) => Verdict::Joined,
                     (false, true) => Verdict::Hit,
@@ -304,8 +309,9 @@ impl Engine {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let beside = Beside::default();
-            let answer = Arc::new(Answer { digest: *digest, media_type: None, bytes, fresh: None, beside });
+            let (beside, told) = (Beside::default(), Told::default());
+            let answer =
+                Arc::new(Answer { digest: *digest, media_type: None, bytes, fresh: None, beside, told });
             self.shared.answers.insert(key.clone(), Arc::clone(&answer), noted);
             return answered_from_memory(&answer, want).map(Some);
         }

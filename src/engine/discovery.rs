@@ -221,7 +221,10 @@ fn by_tag(shared: &Shared, image: &Source, subject: &Digest) -> Result<BTreeMap<
     let Ok(Value::Object(mut index)) = serde_json::from_slice(&index.bytes) else { return Ok(found) };
     let Some(Value::Array(entries)) = index.remove("manifests") else { return Ok(found) };
     for entry in entries {
-        if let Some(digest) = entry["digest"].as_str().and_then(|digest| digest.parse().ok()) {
+        let Some(digest) = entry["digest"].as_str().and_then(|digest| digest.parse().ok()) else { continue };
+        // Nobody writes the index anew when one of them is removed.
+        let link = (image.repository, image.image.clone(), digest);
+        if shared.meta.get::<LinkRow>(&link)?.is_some() {
             found.insert(digest, entry);
         }
     }

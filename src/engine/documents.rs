@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::model::EngineError;
 use super::shared::Shared;
-use super::sweep::ROWS;
+use super::sweep::{self, ROWS};
 use crate::meta::{Batch, ContentRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, TagRow};
 use crate::names::Digest;
 
@@ -49,7 +49,9 @@ pub(super) async fn cap(shared: &Arc<Shared>) -> Result<(), EngineError> {
     if shared.sizes.documents() <= cap {
         return Ok(());
     }
-    let victims = shared.read(move |shared| oldest(shared, cap / 100 * LOW_PERCENT)).await?;
+    // The rows say how things were some minutes ago.
+    sweep::note_document_uses(shared).await;
+    let victims = shared.read(move |shared| oldest(shared, cap)).await?;
     if victims.is_empty() {
         return Ok(());
     }
@@ -57,8 +59,9 @@ pub(super) async fn cap(shared: &Arc<Shared>) -> Result<(), EngineError> {
     forget(shared, victims).await
 }
 
-/// Which documents must go so that `keep` bytes remain. Corrects the running count on the way.
-fn oldest(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
+/// Which documents must go so that there is room again. Corrects the running count on the way: above the cap it may be,
+/// and not they.
+fn oldest(shared: &Shared, cap: u64) -> Result<Vec<Digest>, EngineError> {
     let mut all = Vec::new();
     let mut total = 0;
     each_cached(shared, |digest, row| {
@@ -66,6 +69,7 @@ fn oldest(shared: &Shared, keep: u64) -> Result<Vec<Digest>, EngineError> {
         total += size;
         all.push((row.last_used_ms, size, digest));
     })?;
+    let keep = if total > cap { cap / 100 * LOW_PERCENT } else { total };
     all.sort_unstable();
     let mut victims = Vec::new();
     for (_, size, digest) in all {

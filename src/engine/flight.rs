@@ -101,7 +101,7 @@ pub(super) struct FlightTail {
 }
 
 impl FlightTail {
-    /// Asked by the actor, which holds one, of a fill that runs, which holds the salvage.
+    /// Who reads holds the salvage. Asked by the actor, which holds it too, of a fill that runs, and holds it as well.
     pub fn is_read(&self) -> bool {
         Arc::strong_count(&self.salvage) > 2
     }

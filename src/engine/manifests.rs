@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered};
+use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered, Told};
 use super::errors::Missed;
 use super::flight::{FlightKey, Outcome, Pointer, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
@@ -43,6 +43,11 @@ impl Engine {
         let answer = self.remembered(scope, &answer_key(scope, reference.clone()))?;
         let verdict = if scope.repository.remote().is_some() { Verdict::Hit } else { Verdict::Local };
         Some(Remembered::new(answer, verdict))
+    }
+
+    /// For the order in which cached ones go.
+    pub(super) fn touch_manifest(&self, digest: &Digest) {
+        self.shared.touched.document(*digest, self.shared.clock.wall());
     }
 
     /// `verdict` is what it is called if it lies here; if it must be fetched it is a miss all the same, and is
@@ -112,7 +117,7 @@ impl Engine {
         let link = (repository, image, *digest);
         let found = self.shared.read(move |shared| shared.linked_document(&link)).await?;
         if found.is_some() {
-            self.shared.touched.document(*digest, self.shared.clock.wall());
+            self.touch_manifest(digest);
         }
         Ok(found.map(|manifest| Manifest { verdict, ..manifest }))
     }
@@ -147,7 +152,13 @@ impl Engine {
         }
         let answer = self.shared.answers.get(key, now)?;
         let tag_ttl = scope.repository.remote().map(|remote| remote.spec.tag_ttl);
-        answer.fresh.is_none_or(|fresh| Some(fresh.tag_ttl) == tag_ttl).then_some(answer)
+        if answer.fresh.is_some_and(|fresh| Some(fresh.tag_ttl) != tag_ttl) {
+            return None;
+        }
+        if tag_ttl.is_some() && answer.is_news(now) {
+            self.touch_manifest(&answer.digest);
+        }
+        Some(answer)
     }
 
     pub(super) fn remember(
@@ -166,6 +177,7 @@ impl Engine {
             bytes: manifest.bytes.clone(),
             fresh,
             beside: Beside::default(),
+            told: Told::default(),
         });
         self.shared.answers.insert(key, answer, noted);
     }

@@ -40,7 +40,7 @@ pub enum Verdict {
     Revalidated,
     /// A failure or an absence was remembered.
     Negative,
-    /// Fetched past the cache, since nothing can be kept now.
+    /// Fetched and not kept: nothing can be now, or it is larger than what may be.
     Bypass,
     /// A local repository: no cache is involved.
     Local,

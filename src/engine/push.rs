@@ -2,7 +2,7 @@
 //! it becomes visible with its tags.
 //! Must not know: HTTP, how blobs came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ use crate::meta::{
     ReferrerRow, RepositoryRow, TagRow,
 };
 use crate::names::manifest::{self, Descriptor, ManifestView};
-use crate::names::{Algorithm, Digest, MediaType, Reference, Tag};
+use crate::names::{Algorithm, Digest, MediaType, Reference, Tag, mentions};
 
 /// A manifest of more bytes is refused, as everywhere.
 pub const MAX_MANIFEST: usize = 4 << 20;
@@ -54,9 +54,12 @@ struct Checked {
     bytes: Bytes,
     tags: Vec<Tag>,
     view: ManifestView,
+    /// What stands in it besides what it names in the way of a known type.
+    mentions: BTreeSet<Digest>,
 }
 
 /// What the image has of what a manifest names.
+#[derive(Default)]
 struct Needs {
     /// Cached copies, not yet ours.
     unkept: Vec<Digest>,
@@ -64,6 +67,8 @@ struct Needs {
     tags: BTreeMap<Tag, TagRow>,
     /// What they named until now: its grace begins when its last tag goes.
     left: BTreeMap<Digest, HolderRow>,
+    /// What this image has of what the manifest mentions besides, with its size.
+    mentioned: Vec<(Digest, u64)>,
 }
 
 impl Engine {
@@ -149,17 +154,25 @@ fn check(scope: &Scope, push: ManifestPush) -> Result<Checked, EngineError> {
         return Err(invalid(format!("the manifest is no UTF-8 text: {error}")));
     }
     let view = manifest::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
+    let mut mentions = mentions(&bytes).map_err(|error| invalid(error.to_string()))?;
+    // The subject keeps what is about it, and not the other way round.
+    for named in view.references.iter().chain(&view.subject) {
+        mentions.remove(&named.digest);
+    }
     let media_type = media_type_of(media_type, &view)?;
+    check_shape(&media_type, &view)?;
     tags.sort();
     tags.dedup();
     let immutable_tags = local.immutable_tags;
-    Ok(Checked { image: source(scope), immutable_tags, digest, media_type, bytes, tags, view })
+    Ok(Checked { image: source(scope), immutable_tags, digest, media_type, bytes, tags, view, mentions })
 }
 
 /// The type that it will be served with. A document that can be read as two types is none.
 fn media_type_of(given: Option<MediaType>, view: &ManifestView) -> Result<MediaType, EngineError> {
     if view.ambiguous {
-        return Err(invalid("the manifest has both layers and manifests, so it could be read as two types"));
+        return Err(invalid(
+            "the manifest has the parts of an image and of an index, so it could be read as two types",
+        ));
     }
     if view.skipped > 0 {
         let message = format!(
@@ -178,6 +191,24 @@ fn media_type_of(given: Option<MediaType>, view: &ManifestView) -> Result<MediaT
             Err(invalid("the type of the manifest is not said: neither by Content-Type nor by mediaType"))
         }
     }
+}
+
+/// A document whose parts are those of another type is read by some as the one and by some as the other; and so are
+/// two lengths of one digest.
+fn check_shape(media_type: &MediaType, view: &ManifestView) -> Result<(), EngineError> {
+    if media_type.is_index() && view.has_parts {
+        return Err(invalid(format!("an {media_type} has no config and no layers")));
+    }
+    if media_type.is_image() && view.has_children {
+        return Err(invalid(format!("an {media_type} has no manifests")));
+    }
+    let mut sizes = BTreeMap::new();
+    for named in &view.references {
+        if *sizes.entry(named.digest).or_insert(named.size) != named.size {
+            return Err(invalid(format!("the manifest names {} with two sizes", named.digest)));
+        }
+    }
+    Ok(())
 }
 
 impl Checked {
@@ -200,7 +231,7 @@ impl Checked {
     }
 
     fn needs(&self, shared: &Shared) -> Result<Needs, EngineError> {
-        let mut needs = Needs { unkept: Vec::new(), tags: BTreeMap::new(), left: BTreeMap::new() };
+        let mut needs = Needs::default();
         let mut missing = Vec::new();
         for (digest, named) in self.references() {
             let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(&digest))? else {
@@ -211,17 +242,24 @@ impl Checked {
                 let message = format!("{digest} has {} bytes, the manifest says {}", link.size, named.size);
                 return Err(EngineError::new(ErrorKind::SizeMismatch, message));
             }
-            let pushed = shared.meta.get::<ContentRow>(&digest)?.is_some_and(|content| content.pushed);
-            match shared.meta.get::<CopyRow>(&digest)? {
-                Some(copy) if copy.durable && pushed => {}
-                Some(_) => needs.unkept.push(digest),
-                // A manifest that this one names; or a blob whose file was lost: it must come again.
-                None if shared.meta.get::<DocumentRow>(&digest)?.is_some() => {}
-                None => missing.push(digest),
+            match state(shared, &digest)? {
+                State::Kept => {}
+                State::Unkept => needs.unkept.push(digest),
+                // Its file was lost: it must come again.
+                State::Gone => missing.push(digest),
             }
         }
         if !missing.is_empty() {
             return Err(unknown(missing));
+        }
+        for digest in &self.mentions {
+            let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(digest))? else { continue };
+            match state(shared, digest)? {
+                State::Kept => {}
+                State::Unkept => needs.unkept.push(*digest),
+                State::Gone => continue,
+            }
+            needs.mentioned.push((*digest, link.size));
         }
         for tag in &self.tags {
             let Some(row) = shared.meta.get::<TagRow>(&self.tag_key(tag))? else { continue };
@@ -255,7 +293,7 @@ impl Checked {
             let key = self.holder_key(digest);
             batch.require_equal(&key, holder).put(&key, &HolderRow { stamp: shared.stamp() });
         }
-        self.put_references(shared, &mut batch);
+        self.put_references(shared, &mut batch, needs);
         for tag in &self.tags {
             let key = self.tag_key(tag);
             if self.immutable_tags {
@@ -280,18 +318,43 @@ impl Checked {
         batch
     }
 
-    fn put_references(&self, shared: &Shared, batch: &mut Batch) {
-        for (digest, _) in self.references() {
+    fn put_references(&self, shared: &Shared, batch: &mut Batch, needs: &Needs) {
+        let named = self.references().into_keys();
+        for digest in named.chain(needs.mentioned.iter().map(|(digest, _)| *digest)) {
             batch.require_present::<LinkRow>(&self.link_key(&digest));
             batch.put(&self.holder_key(&digest), &HolderRow { stamp: shared.stamp() });
         }
-        for (position, named) in (0_u32..).zip(&self.view.references) {
-            let media_type = named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default();
-            let edge = EdgeRow { child: named.digest, size: named.size, media_type };
+        let named = self.view.references.iter().map(|named| EdgeRow {
+            child: named.digest,
+            size: named.size,
+            media_type: named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default(),
+        });
+        let mentioned = needs.mentioned.iter();
+        let mentioned =
+            mentioned.map(|(child, size)| EdgeRow { child: *child, size: *size, media_type: String::new() });
+        for (position, edge) in (0_u32..).zip(named.chain(mentioned)) {
             batch.put(&(self.digest, position), &edge);
         }
         batch.require_present::<RepositoryRow>(&self.image.repository);
     }
+}
+
+/// What there is of something that is linked.
+enum State {
+    Kept,
+    /// A cached copy, not yet ours.
+    Unkept,
+    Gone,
+}
+
+fn state(shared: &Shared, digest: &Digest) -> Result<State, EngineError> {
+    let pushed = shared.meta.get::<ContentRow>(digest)?.is_some_and(|content| content.pushed);
+    Ok(match shared.meta.get::<CopyRow>(digest)? {
+        Some(copy) if copy.durable && pushed => State::Kept,
+        Some(_) => State::Unkept,
+        None if shared.meta.get::<DocumentRow>(digest)?.is_some() => State::Kept,
+        None => State::Gone,
+    })
 }
 
 fn invalid(message: impl Into<String>) -> EngineError {

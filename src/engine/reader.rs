@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -67,7 +68,7 @@ struct Stored {
 struct Along {
     engine: Engine,
     reader: store::Reader,
-    flight: FlightTail,
+    salvage: Arc<OnceLock<Salvage>>,
     wanted: Wanted,
     moves: usize,
 }
@@ -162,8 +163,9 @@ fn stored(engine: Engine, digest: Digest, blob: Blob, part: ByteRange) -> Inner 
 }
 
 fn along(engine: Engine, flight: FlightTail, wanted: Wanted, moves: usize) -> Inner {
-    let reader = flight.tail.reader(wanted.start, Some(wanted.end));
-    Inner::Along(Box::new(Along { engine, reader, flight, wanted, moves }))
+    let FlightTail { tail, salvage } = flight;
+    let reader = tail.reader(wanted.start, Some(wanted.end));
+    Inner::Along(Box::new(Along { engine, reader, salvage, wanted, moves }))
 }
 
 fn past(bypass: Bypass, start: u64, end: u64) -> Inner {
@@ -231,7 +233,7 @@ impl Along {
     fn next_place(&self, sent: u64) -> Option<Moving> {
         let engine = self.engine.clone();
         let wanted = Wanted { start: self.wanted.start + sent, ..self.wanted.clone() };
-        if let Some(salvage) = self.flight.salvage.get() {
+        if let Some(salvage) = self.salvage.get() {
             return Some(Box::pin(go_past(engine, wanted, salvage.clone())));
         }
         let moves = self.moves.checked_sub(1)?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use url::Url;
@@ -24,7 +25,7 @@ const FIRST_ID: u64 = 1;
 
 /// The repositories by name and by number.
 pub struct Repositories {
-    by_name: DashMap<RepositoryName, Arc<Repository>>,
+    by_name: DashMap<RepositoryName, Arc<Repository>, RandomState>,
     by_id: DashMap<RepositoryId, Arc<Repository>>,
     meta: Arc<dyn Meta>,
     clock: Clock,
@@ -39,7 +40,7 @@ impl Repositories {
     /// Reads all repositories.
     pub(super) fn load(meta: &Arc<dyn Meta>, clock: &Clock, timeouts: Timeouts) -> Result<Self, EngineError> {
         let this = Self {
-            by_name: DashMap::new(),
+            by_name: DashMap::default(),
             by_id: DashMap::new(),
             meta: Arc::clone(meta),
             clock: clock.clone(),

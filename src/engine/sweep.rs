@@ -13,13 +13,17 @@ use super::shared::Shared;
 use super::uploads;
 use crate::cache::Event;
 use crate::clock::UnixMillis;
-use crate::meta::{Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, MetaError, MetaExt as _};
+use crate::meta::{
+    Batch, ContentRow, CopyRow, DocumentRow, Durability, HolderRow, MetaError, MetaExt as _, Row as _,
+};
 use crate::names::Digest;
 
 /// Rows removed in one commit, so that other writers get their turn.
 pub(super) const ROWS: usize = 1_000;
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 const NOTES_EVERY: Duration = Duration::from_secs(60);
+/// For a note a document is written anew, all of it.
+const DOCUMENT_NOTES_EVERY: Duration = Duration::from_secs(600);
 /// The order of eviction is no truth to fight for.
 const NOTE_TRIES: usize = 3;
 /// How long a round of making room waits for what must go.
@@ -146,6 +150,7 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
 /// Runs until the stop: space, last uses, documents, old drafts.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
     let mut notes_due = shared.clock.now().after(NOTES_EVERY);
+    let mut document_notes_due = shared.clock.now().after(DOCUMENT_NOTES_EVERY);
     loop {
         shares(&shared, &coordination).await;
         let out_of_turn = tokio::select! {
@@ -160,7 +165,12 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
         }
         if shared.clock.now() >= notes_due {
             notes_due = shared.clock.now().after(NOTES_EVERY);
-            note_uses(&shared, Durability::Durable).await;
+            if shared.clock.now() >= document_notes_due {
+                document_notes_due = shared.clock.now().after(DOCUMENT_NOTES_EVERY);
+                note_document_uses(&shared).await;
+            }
+            note_blob_uses(&shared).await;
+            onto_the_disk(&shared, Durability::Durable).await;
             super::boot::drop_old_drafts(&shared).await;
             uploads::expire(&shared).await;
             if let Err(error) = documents::cap(&shared).await {
@@ -183,13 +193,25 @@ async fn settle(shared: &Shared, coordination: &Coordination) {
 
 /// Writes down when what was last used, so that the order of eviction survives a restart.
 pub(super) async fn note_uses(shared: &Arc<Shared>, durability: Durability) {
+    note_blob_uses(shared).await;
+    note_document_uses(shared).await;
+    onto_the_disk(shared, durability).await;
+}
+
+async fn note_blob_uses(shared: &Arc<Shared>) {
     for blobs in shared.touched.take_blobs().chunks(ROWS) {
         note_some(shared, (blobs.to_vec(), Vec::new())).await;
     }
-    for documents in shared.touched.take_documents().chunks(ROWS) {
+}
+
+pub(super) async fn note_document_uses(shared: &Arc<Shared>) {
+    for documents in shared.touched.take_documents().chunks(DocumentRow::PAGE) {
         note_some(shared, (Vec::new(), documents.to_vec())).await;
     }
-    // Nothing in it: it carries the others to the disk.
+}
+
+/// Nothing in it: it carries the others to the disk.
+async fn onto_the_disk(shared: &Shared, durability: Durability) {
     if let Err(error) = shared.meta.apply(Batch::new(durability)).await {
         tracing::warn!(%error, "last uses are not on the disk yet");
     }

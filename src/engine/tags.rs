@@ -157,6 +157,8 @@ impl Engine {
         let Question { scope, tag, want, spare, until } = *question;
         let moved = spare.is_some_and(|spare| spare.resolution.digest != resolution.digest);
         if want == Want::Head && !moved {
+            // A client that has it already asks for no more.
+            self.touch_manifest(&resolution.digest);
             return Ok(Manifest {
                 digest: resolution.digest,
                 media_type: resolution.media_type.clone(),

@@ -6,8 +6,8 @@ use dashmap::DashMap;
 use crate::clock::UnixMillis;
 use crate::names::Digest;
 
-/// A use within this span of the last one is not told to the actor again.
-const QUIET_MS: u64 = 5_000;
+/// A use within this span of the last one is not told again.
+pub(super) const QUIET_MS: u64 = 5_000;
 /// More than this many between two notes, and the rest go unnoted: they only age a little.
 const MOST: usize = 100_000;
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::{self, Either, Ready};
-use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, USER_AGENT};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use ipnet::IpNet;
 
@@ -92,9 +92,6 @@ impl Envelope {
     }
 
     fn send(&self, mut reply: Reply, mut line: Box<Line>, is_head: bool, way: Way) -> Answered {
-        if let Content::Bytes(bytes) = &reply.content {
-            reply.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
-        }
         if matches!(reply.content, Content::Blob(_)) && announced(&reply).is_none() {
             tracing::error!(
                 req_id = %line.request_id.as_str(),
@@ -151,18 +148,22 @@ enum HeadFault {
 }
 
 fn check(parts: &Parts, body: &impl Body) -> Result<(), HeadFault> {
-    let size =
-        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
-    if parts.headers.iter().map(size).sum::<usize>() > LARGEST_HEAD {
+    let (mut size, mut codings, mut all_chunked) = (0, 0, true);
+    for (name, value) in &parts.headers {
+        size += name.as_str().len() + value.len() + ": \r\n".len();
+        if *name == TRANSFER_ENCODING {
+            codings += 1;
+            all_chunked &= value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        }
+    }
+    if size > LARGEST_HEAD {
         return Err(HeadFault::Large);
     }
     if matches!(parts.method, Method::TRACE | Method::CONNECT) {
         return Err(HeadFault::Method(parts.method.clone()));
     }
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
     // Said twice it is chunked twice, or once, or an error, as whoever reads it thinks.
-    let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
+    if codings > 1 || !all_chunked {
         return Err(HeadFault::Coding);
     }
     if matches!(parts.method, Method::GET | Method::HEAD) && !body.is_end_stream() {
@@ -234,6 +235,8 @@ pub struct Line {
     first_byte: Option<Millis>,
     bytes: u64,
     complete: bool,
+    /// When the last bytes were handed over; with the first, as a rule.
+    end: Option<Millis>,
 }
 
 impl Line {
@@ -252,11 +255,12 @@ impl Line {
             first_byte: None,
             bytes: 0,
             complete: false,
+            end: None,
         }
     }
 
     fn write(&self, log: &AccessLog) {
-        let now = self.envelope.clock.now();
+        let end = self.end.unwrap_or_else(|| self.envelope.clock.now());
         let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
         let digest;
         let reference = match &self.note.reference {
@@ -270,11 +274,12 @@ impl Line {
         log.write(&Entry {
             request_id: self.request_id.as_str(),
             client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
-            method: &clean(self.method.as_str().as_bytes()),
+            // A token of HTTP's: nothing in it needs quotes.
+            method: self.method.as_str(),
             path: &self.path,
             status: self.code(),
             bytes: self.bytes,
-            duration_ms: millis(now, self.start),
+            duration_ms: millis(end, self.start),
             first_byte_ms: self.first_byte.map(|first| millis(first, self.start)),
             action: (!self.note.action.is_empty()).then_some(self.note.action),
             repository: self.note.repository.as_ref().map(|name| name.as_str()),
@@ -293,14 +298,18 @@ impl Line {
 }
 
 impl Witness for Line {
-    fn sent(&mut self, bytes: usize) {
-        if self.first_byte.is_none() {
-            self.first_byte = Some(self.envelope.clock.now());
+    fn sent(&mut self, bytes: usize, all: bool) {
+        let is_first = self.first_byte.is_none();
+        if is_first || all {
+            let now = self.envelope.clock.now();
+            self.first_byte.get_or_insert(now);
+            self.end = all.then_some(now);
         }
         self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.complete |= all;
     }
 
-    fn complete(&mut self) {
+    fn nothing_to_send(&mut self) {
         self.complete = true;
     }
 }

@@ -117,12 +117,14 @@ fn is_loopback_name(host: &str) -> bool {
 
 /// A browser says from where a page asks; no other client sends these.
 fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
-    let from_elsewhere = headers.get_all(ORIGIN).iter().any(|origin| {
-        let url = origin.to_str().ok().and_then(|text| Url::parse(text).ok());
-        !url.is_some_and(|url| names(&url, host))
-    });
-    let site = headers.get_all(SEC_FETCH_SITE).iter();
-    from_elsewhere || site.into_iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"))
+    headers.iter().any(|(name, value)| match name {
+        name if *name == ORIGIN => {
+            let url = value.to_str().ok().and_then(|text| Url::parse(text).ok());
+            !url.is_some_and(|url| names(&url, host))
+        }
+        name if *name == SEC_FETCH_SITE => !matches!(value.as_bytes(), b"same-origin" | b"none"),
+        _ => false,
+    })
 }
 
 /// Whether an origin is the host that was asked, port and all.

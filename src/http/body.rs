@@ -78,18 +78,19 @@ pub enum Way {
 
 /// Told how a body fares. Dropped with the body, and so the one to say how it ended.
 pub trait Witness: Send + Unpin + 'static {
-    fn sent(&mut self, bytes: usize);
-    /// All that was announced has been handed over.
-    fn complete(&mut self);
+    /// So many bytes were handed over; `all` once those are the last that were announced.
+    fn sent(&mut self, bytes: usize, all: bool);
+    /// The head was all.
+    fn nothing_to_send(&mut self);
 }
 
 impl<W: Witness> Witness for Box<W> {
-    fn sent(&mut self, bytes: usize) {
-        (**self).sent(bytes);
+    fn sent(&mut self, bytes: usize, all: bool) {
+        (**self).sent(bytes, all);
     }
 
-    fn complete(&mut self) {
-        (**self).complete();
+    fn nothing_to_send(&mut self) {
+        (**self).nothing_to_send();
     }
 }
 
@@ -146,7 +147,7 @@ impl<S: Source> Open<S> {
 
 impl<W: Witness, S: Source> ResponseBody<W, S> {
     pub fn empty(mut witness: W) -> Self {
-        witness.complete();
+        witness.nothing_to_send();
         Self { content: Outgoing::Nothing, witness }
     }
 
@@ -170,10 +171,9 @@ impl<W: Witness, S: Source> ResponseBody<W, S> {
     }
 
     fn hand_over(&mut self, piece: Piece, is_last: bool) -> Poll<Option<io::Result<Frame<Piece>>>> {
-        self.witness.sent(piece.remaining());
+        self.witness.sent(piece.remaining(), is_last);
         if is_last {
             self.content = Outgoing::Nothing;
-            self.witness.complete();
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -393,10 +393,11 @@ mod tests {
     }
 
     impl Witness for Tally {
-        fn sent(&mut self, bytes: usize) {
+        fn sent(&mut self, bytes: usize, all: bool) {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.complete.fetch_add(usize::from(all), Ordering::Relaxed);
         }
-        fn complete(&mut self) {
+        fn nothing_to_send(&mut self) {
             self.complete.fetch_add(1, Ordering::Relaxed);
         }
     }

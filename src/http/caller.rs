@@ -192,7 +192,8 @@ fn checked_host(text: &str) -> Result<&str, HostFault> {
         None => {
             let (name, port) =
                 text.split_at(text.bytes().position(|byte| byte == b':').unwrap_or(text.len()));
-            let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            let legal =
+                |byte: u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_');
             (!name.is_empty() && name.bytes().all(legal), port)
         }
     };

@@ -19,7 +19,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use rustix::fs::Mode;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use super::caller::Peer;
 use super::outlet::{Direct, Outlet, Through};
+use super::seldom::Seldom;
 use super::watched::Watched;
 
 /// How many may wait to be accepted.
@@ -335,7 +336,7 @@ impl<H: Handler> Connection<H> {
     fn protocol(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
         builder
-            .timer(TokioTimer::new())
+            .timer(Seldom::default())
             .header_read_timeout(self.limits.idle)
             .max_header_size(HEADER_BYTES)
             .max_buf_size(BUFFER_BYTES)

@@ -9,6 +9,7 @@ mod credentials;
 mod door;
 mod listener;
 mod outlet;
+mod seldom;
 mod watched;
 
 pub use auth::Gate;

@@ -36,8 +36,12 @@ pub struct ManifestView {
     /// What the referrers listing says: `artifactType`, or for an image the type of its config.
     pub artifact_type: Option<String>,
     pub annotations: BTreeMap<String, String>,
-    /// Both `layers` and `manifests`: readable as two types. A push of it must be refused.
+    /// An index and an image in one: readable as two types. A push of it must be refused.
     pub ambiguous: bool,
+    /// It has `config` or `layers`.
+    pub has_parts: bool,
+    /// It has `manifests`.
+    pub has_children: bool,
     /// Descriptors left out: a digest of another algorithm, or none; a size that is no size.
     pub skipped: usize,
 }
@@ -85,6 +89,8 @@ struct Document {
     config: Option<Pointer>,
     layers: Option<Vec<Pointer>>,
     manifests: Option<Vec<Pointer>>,
+    /// Of an artifact manifest; in a document of another type perhaps something else.
+    blobs: Option<serde_json::Value>,
     subject: Option<Pointer>,
     annotations: Option<BTreeMap<String, String>>,
 }
@@ -100,11 +106,12 @@ struct Pointer {
 
 fn view(document: Document) -> ManifestView {
     let media_type = document.media_type.as_deref().and_then(MediaType::parse);
-    let ambiguous = document.layers.is_some() && document.manifests.is_some();
+    let has_parts = document.layers.is_some() || document.config.is_some();
+    let has_children = document.manifests.is_some();
     let is_index = match &media_type {
         Some(own) if own.is_index() => true,
-        Some(own) if is_image(own) => false,
-        _ => document.manifests.is_some() && document.layers.is_none() && document.config.is_none(),
+        Some(own) if own.is_image() => false,
+        _ => has_children && !has_parts,
     };
     let config_type = document.config.as_ref().and_then(|config| config.media_type.clone());
     let artifact_type =
@@ -121,9 +128,23 @@ fn view(document: Document) -> ManifestView {
             None => skipped += 1,
         }
     }
+    let blobs: Vec<Pointer> =
+        document.blobs.and_then(|own| serde_json::from_value(own).ok()).unwrap_or_default();
+    references.extend(blobs.iter().filter_map(|pointer| descriptor(Role::Layer, pointer)));
     let subject = document.subject.as_ref().and_then(|pointer| descriptor(Role::Subject, pointer));
     let annotations = document.annotations.unwrap_or_default();
-    ManifestView { media_type, references, is_index, subject, artifact_type, annotations, ambiguous, skipped }
+    ManifestView {
+        media_type,
+        references,
+        is_index,
+        subject,
+        artifact_type,
+        annotations,
+        ambiguous: has_parts && has_children,
+        has_parts,
+        has_children,
+        skipped,
+    }
 }
 
 fn descriptor(role: Role, pointer: &Pointer) -> Option<Descriptor> {
@@ -137,11 +158,6 @@ fn descriptor(role: Role, pointer: &Pointer) -> Option<Descriptor> {
         role,
         external,
     })
-}
-
-/// One image, rather than a list.
-fn is_image(media_type: &MediaType) -> bool {
-    matches!(media_type.as_str(), MediaType::OCI_MANIFEST | MediaType::DOCKER_MANIFEST)
 }
 
 /// A layer that its makers do not allow to be pushed to registries.
@@ -259,6 +275,18 @@ mod tests {
         let view = read(&format!(r#"{{"layers":[],"manifests":[{{"digest":"{A}","size":1}}]}}"#));
         assert!(view.ambiguous && !view.is_index);
         assert_eq!(view.references.len(), 1);
+        assert!(read(&format!(r#"{{"config":{{"digest":"{A}","size":1}},"manifests":[]}}"#)).ambiguous);
+    }
+
+    #[test]
+    fn an_artifact_manifest_names_its_blobs() {
+        let named = read(&format!(r#"{{"blobs":[{{"digest":"{A}","size":1}}]}}"#)).references;
+        assert_eq!(
+            named.iter().map(|one| (one.role, one.digest.to_string())).collect::<Vec<_>>(),
+            [(Role::Layer, A.to_owned())]
+        );
+        let other = read(r#"{"blobs":["what another type means by it"]}"#);
+        assert_eq!((other.references.len(), other.skipped), (0, 0));
     }
 
     #[test]

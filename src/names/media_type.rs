@@ -36,6 +36,11 @@ impl MediaType {
     pub fn is_index(&self) -> bool {
         matches!(self.as_str(), Self::OCI_INDEX | Self::DOCKER_LIST)
     }
+
+    /// One image, rather than a list.
+    pub fn is_image(&self) -> bool {
+        matches!(self.as_str(), Self::OCI_MANIFEST | Self::DOCKER_MANIFEST)
+    }
 }
 
 impl fmt::Display for MediaType {

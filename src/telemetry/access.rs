@@ -2,14 +2,17 @@
 //! writes little else, so a line is put together from its parts in one go, without the machinery of other events.
 //! Must not know: where lines go, what a request is.
 
-use std::fmt::{self, Write as _};
+use std::cell::RefCell;
+use std::fmt;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::LogFormat;
-use super::format::{self, DIM, PLAIN, is_plain, push_number, push_quoted};
+use super::format::{self, DIM, PLAIN, is_plain, push, push_number, push_quoted};
 
-/// What a line says. Texts that a client chose are printable ASCII, cut.
+/// What a line says. Texts that a client chose are printable ASCII, cut; `action` to `cache` are names by their grammar,
+/// without quotes or backslashes.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
     pub request_id: &'a str,
@@ -55,9 +58,6 @@ pub(super) enum Form {
     Json,
 }
 
-/// Of most lines; one grows where there is more.
-const USUAL_LENGTH: usize = 512;
-
 impl AccessLog {
     /// Gives each line, whole, to `put`.
     pub fn new(format: LogFormat, put: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
@@ -69,24 +69,39 @@ impl AccessLog {
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
-        let mut line = String::with_capacity(USUAL_LENGTH);
-        match self.form {
-            Form::Text { colours } => {
-                format::head(&mut line, colours, tracing::Level::INFO, TARGET);
-                entry.tell(&mut Text { line: &mut line, colours });
-                line.push('\n');
+        thread_local! {
+            /// A line's memory serves the next one too.
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.form.compose(line, entry);
+            (self.put)(line);
+        });
+    }
+}
+
+impl Form {
+    fn compose(self, line: &mut Vec<u8>, entry: &Entry<'_>) {
+        match self {
+            Self::Text { colours } => {
+                format::head(line, colours, tracing::Level::INFO, TARGET);
+                match colours {
+                    false => entry.tell(&mut Text { line }),
+                    true => entry.tell(&mut Coloured(Text { line })),
+                }
+                push(line, "\n");
             }
-            Form::Json => {
-                line.push_str("{\"timestamp\":\"");
-                format::stamp(&mut line);
-                line.push_str("\",\"level\":\"INFO\"");
-                entry.tell(&mut Json { line: &mut line });
-                line.push_str(",\"target\":\"");
-                line.push_str(TARGET);
-                line.push_str("\"}\n");
+            Self::Json => {
+                push(line, "{\"timestamp\":\"");
+                format::stamp(line);
+                push(line, "\",\"level\":\"INFO\"");
+                entry.tell(&mut Json { line });
+                push(line, ",\"target\":\"");
+                push(line, TARGET);
+                push(line, "\"}\n");
             }
         }
-        (self.put)(line.as_bytes());
     }
 }
 
@@ -114,11 +129,11 @@ impl Entry<'_> {
         if let Some(first_byte) = self.first_byte_ms {
             fields.number(name!("ttfb_ms"), first_byte);
         }
-        fields.quoted(name!("action"), self.action);
-        fields.quoted(name!("repository"), self.repository);
-        fields.quoted(name!("image"), self.image);
-        fields.quoted(name!("reference"), self.reference);
-        fields.quoted(name!("cache"), self.cache);
+        fields.named(name!("action"), self.action);
+        fields.named(name!("repository"), self.repository);
+        fields.named(name!("image"), self.image);
+        fields.named(name!("reference"), self.reference);
+        fields.named(name!("cache"), self.cache);
         if self.aborted {
             fields.yes(name!("aborted"));
         }
@@ -141,119 +156,171 @@ macro_rules! name {
 }
 use name;
 
-/// One of the two forms.
+/// How a field is written. The names are constants: written where they are told, they cost a few moves each.
 trait Fields {
     /// A text that needs no quotes to be told from what follows.
     fn word(&mut self, name: Name, value: &str);
     fn quoted(&mut self, name: Name, value: Option<&str>);
+    /// In quotes as well; a name that needs to be looked at no more.
+    fn named(&mut self, name: Name, value: Option<&str>);
     fn number(&mut self, name: Name, value: u64);
     fn address(&mut self, name: Name, value: IpAddr);
     fn yes(&mut self, name: Name);
 }
 
 struct Text<'a> {
-    line: &'a mut String,
-    colours: bool,
-}
-
-impl Text<'_> {
-    #[inline]
-    fn name(&mut self, name: Name) {
-        if self.colours {
-            [" ", DIM, name.bare, "=", PLAIN].into_iter().for_each(|part| self.line.push_str(part));
-        } else {
-            self.line.push_str(name.plain);
-        }
-    }
+    line: &'a mut Vec<u8>,
 }
 
 impl Fields for Text<'_> {
-    #[inline]
+    #[inline(always)]
     fn word(&mut self, name: Name, value: &str) {
-        self.name(name);
-        self.line.push_str(value);
+        push(self.line, name.plain);
+        push(self.line, value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn quoted(&mut self, name: Name, value: Option<&str>) {
         if let Some(value) = value {
-            self.name(name);
+            push(self.line, name.plain);
             push_quoted(self.line, value);
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        if let Some(value) = value {
+            push(self.line, name.plain);
+            push_in_quotes(self.line, value);
+        }
+    }
+
+    #[inline(always)]
     fn number(&mut self, name: Name, value: u64) {
-        self.name(name);
+        push(self.line, name.plain);
         push_number(self.line, value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn address(&mut self, name: Name, value: IpAddr) {
-        self.name(name);
+        push(self.line, name.plain);
         push_address(self.line, value);
     }
 
-    #[inline]
+    #[inline(always)]
+    fn yes(&mut self, name: Name) {
+        self.word(name, "true");
+    }
+}
+
+/// The same on a terminal.
+struct Coloured<'a>(Text<'a>);
+
+impl Coloured<'_> {
+    fn name(&mut self, name: Name) {
+        for part in [" ", DIM, name.bare, "=", PLAIN] {
+            push(self.0.line, part);
+        }
+    }
+}
+
+/// What is written between the colours of a name and the next field.
+const UNNAMED: Name = Name { plain: "", bare: "", json: "" };
+
+impl Fields for Coloured<'_> {
+    fn word(&mut self, name: Name, value: &str) {
+        self.name(name);
+        self.0.word(UNNAMED, value);
+    }
+
+    fn quoted(&mut self, name: Name, value: Option<&str>) {
+        if value.is_some() {
+            self.name(name);
+            self.0.quoted(UNNAMED, value);
+        }
+    }
+
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        self.quoted(name, value);
+    }
+
+    fn number(&mut self, name: Name, value: u64) {
+        self.name(name);
+        self.0.number(UNNAMED, value);
+    }
+
+    fn address(&mut self, name: Name, value: IpAddr) {
+        self.name(name);
+        self.0.address(UNNAMED, value);
+    }
+
     fn yes(&mut self, name: Name) {
         self.word(name, "true");
     }
 }
 
 struct Json<'a> {
-    line: &'a mut String,
+    line: &'a mut Vec<u8>,
 }
 
 impl Fields for Json<'_> {
-    #[inline]
     fn word(&mut self, name: Name, value: &str) {
         self.quoted(name, Some(value));
     }
 
-    #[inline]
     fn quoted(&mut self, name: Name, value: Option<&str>) {
         let Some(value) = value else { return };
-        self.line.push_str(name.json);
+        push(self.line, name.json);
         if is_plain(value) {
             push_quoted(self.line, value);
         } else {
-            // A String takes whatever is written to it.
+            // A Vec takes whatever is written to it.
             let _ = write!(self.line, "{}", serde_json::Value::from(value));
         }
     }
 
-    #[inline]
+    fn named(&mut self, name: Name, value: Option<&str>) {
+        if let Some(value) = value {
+            push(self.line, name.json);
+            push_in_quotes(self.line, value);
+        }
+    }
+
     fn number(&mut self, name: Name, value: u64) {
-        self.line.push_str(name.json);
+        push(self.line, name.json);
         push_number(self.line, value);
     }
 
-    #[inline]
     fn address(&mut self, name: Name, value: IpAddr) {
-        self.line.push_str(name.json);
-        self.line.push('"');
+        push(self.line, name.json);
+        push(self.line, "\"");
         push_address(self.line, value);
-        self.line.push('"');
+        push(self.line, "\"");
     }
 
-    #[inline]
     fn yes(&mut self, name: Name) {
-        self.line.push_str(name.json);
-        self.line.push_str("true");
+        push(self.line, name.json);
+        push(self.line, "true");
     }
 }
 
-fn push_address(line: &mut String, address: IpAddr) {
+fn push_in_quotes(line: &mut Vec<u8>, text: &str) {
+    push(line, "\"");
+    push(line, text);
+    push(line, "\"");
+}
+
+fn push_address(line: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
             let [first, rest @ ..] = address.octets();
             push_number(line, first.into());
             for octet in rest {
-                line.push('.');
+                push(line, ".");
                 push_number(line, octet.into());
             }
         }
-        // A String takes whatever is written to it.
+        // A Vec takes whatever is written to it.
         IpAddr::V6(address) => drop(write!(line, "{address}")),
     }
 }

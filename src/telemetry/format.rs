@@ -1,7 +1,8 @@
 //! Owns how a log line looks to a person: `time LEVEL target: message name=value …`. Must not know: where lines go, what they are about.
 
 use std::cell::RefCell;
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -23,39 +24,48 @@ where
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         // In one piece: each step through `out` costs more than what is written.
-        let mut line = String::with_capacity(USUAL_LENGTH);
+        let mut line = Vec::with_capacity(USUAL_LENGTH);
         self.write(&mut line, event)?;
-        out.write_str(&line)
+        out.write_str(str::from_utf8(&line).map_err(|_| fmt::Error)?)
     }
 }
 
 impl Plain {
-    fn write(self, line: &mut String, event: &Event<'_>) -> fmt::Result {
+    fn write(self, line: &mut Vec<u8>, event: &Event<'_>) -> fmt::Result {
         let about = event.metadata();
         head(line, self.colours, *about.level(), about.target());
         let mut fields = Fields { line, colours: self.colours, result: Ok(()) };
         event.record(&mut fields);
-        fields.result?;
-        line.push('\n');
+        fields.result.map_err(|_| fmt::Error)?;
+        push(line, "\n");
         Ok(())
     }
 }
 
 /// What stands before the fields: `time LEVEL target:`.
-pub(super) fn head(line: &mut String, colours: bool, level: Level, target: &str) {
-    let paint = |code: &'static str| if colours { code } else { "" };
-    line.push_str(paint(DIM));
+#[inline]
+pub(super) fn head(line: &mut Vec<u8>, colours: bool, level: Level, target: &str) {
+    let paint = |line: &mut Vec<u8>, code: &'static str| {
+        if colours {
+            push(line, code);
+        }
+    };
+    paint(line, DIM);
     stamp(line);
-    line.push_str(paint(PLAIN));
+    paint(line, PLAIN);
     let (colour, word) = word_of(level);
-    for part in [paint(colour), word, paint(PLAIN), paint(DIM), target, ":", paint(PLAIN)] {
-        line.push_str(part);
-    }
+    paint(line, colour);
+    push(line, word);
+    paint(line, PLAIN);
+    paint(line, DIM);
+    push(line, target);
+    push(line, ":");
+    paint(line, PLAIN);
 }
 
 /// The time of a line: `2026-11-22T04:30:00.123456Z`. The part down to the second is kept for the lines that follow.
 #[expect(clippy::disallowed_methods, reason = "a line's stamp is read where the line is made")]
-pub(super) fn stamp(line: &mut String) {
+pub(super) fn stamp(line: &mut Vec<u8>) {
     thread_local! {
         static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
@@ -68,15 +78,13 @@ pub(super) fn stamp(line: &mut String) {
             text.clear();
             text.push_str(whole.trim_end_matches('Z'));
         }
-        line.push_str(text);
+        push(line, text);
     });
-    let mut fraction = *b".000000Z";
-    let mut micros = now.subsec_micros();
-    for digit in fraction[1..7].iter_mut().rev() {
-        *digit += u8::try_from(micros % 10).unwrap_or_default();
-        micros /= 10;
-    }
-    line.extend(fraction.map(char::from));
+    // Six digits: the point takes the place of the one before them.
+    let at = line.len();
+    push_number(line, 1_000_000 + u64::from(now.subsec_micros()));
+    line[at] = b'.';
+    push(line, "Z");
 }
 
 /// Of a line about a request; it grows where there is more.
@@ -98,26 +106,28 @@ fn word_of(level: Level) -> (&'static str, &'static str) {
 
 /// Writes the fields of one event, the message without its name.
 struct Fields<'a> {
-    line: &'a mut String,
+    line: &'a mut Vec<u8>,
     colours: bool,
-    result: fmt::Result,
+    result: io::Result<()>,
 }
 
 impl Fields<'_> {
     fn name(&mut self, field: &Field) {
         if field.name() == "message" {
-            return self.line.push(' ');
+            return push(self.line, " ");
         }
-        match self.colours {
-            true => {
-                [" ", DIM, field.name(), "=", PLAIN].into_iter().for_each(|part| self.line.push_str(part))
-            }
-            false => [" ", field.name(), "="].into_iter().for_each(|part| self.line.push_str(part)),
-        }
+        let parts: &[&str] = match self.colours {
+            true => &[" ", DIM, field.name(), "=", PLAIN],
+            false => &[" ", field.name(), "="],
+        };
+        parts.iter().for_each(|part| push(self.line, part));
     }
 
     fn write(&mut self, value: fmt::Arguments<'_>) {
-        self.result = self.result.and_then(|()| self.line.write_fmt(value));
+        let written = self.line.write_fmt(value);
+        if written.is_err() {
+            self.result = written;
+        }
     }
 }
 
@@ -139,35 +149,33 @@ impl Visit for Fields<'_> {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.name(field);
-        self.line.push_str(if value { "true" } else { "false" });
+        push(self.line, if value { "true" } else { "false" });
     }
 }
 
+/// A text as it is.
+#[inline(always)]
+pub(super) fn push(line: &mut Vec<u8>, text: &str) {
+    line.extend_from_slice(text.as_bytes());
+}
+
 /// In quotes, so that it cannot look like another field.
-pub(super) fn push_quoted(line: &mut String, text: &str) {
+#[inline]
+pub(super) fn push_quoted(line: &mut Vec<u8>, text: &str) {
     if is_plain(text) {
-        line.push('"');
-        line.push_str(text);
-        line.push('"');
+        push(line, "\"");
+        push(line, text);
+        push(line, "\"");
     } else {
-        // A String takes whatever is written to it.
+        // A Vec takes whatever is written to it.
         let _ = write!(line, "{text:?}");
     }
 }
 
-/// In decimal digits. The formatter of the library pads and aligns, and each line has four numbers.
-pub(super) fn push_number(line: &mut String, mut number: u64) {
-    let mut digits = [b'0'; 20];
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] += u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    line.extend(digits[first..].iter().copied().map(char::from));
+/// In decimal digits.
+#[inline]
+pub(super) fn push_number(line: &mut Vec<u8>, number: u64) {
+    push(line, itoa::Buffer::new().format(number));
 }
 
 /// Whether a text stands in quotes as it is. All bytes are looked at, without a branch: that is what is fast.
@@ -224,9 +232,9 @@ mod tests {
     #[test]
     fn numbers_are_written_whole() {
         for number in [0, 9, 10, 1_000, u64::MAX] {
-            let mut line = String::new();
+            let mut line = Vec::new();
             push_number(&mut line, number);
-            assert_eq!(line, number.to_string());
+            assert_eq!(line, number.to_string().as_bytes());
         }
     }
 

@@ -365,7 +365,7 @@ impl AnswerCounters {
 
 /// The kinds of answers given so far, by repository: a few dozen each.
 #[derive(Clone, Debug, Default)]
-struct KnownAnswers(HashMap<String, Vec<KnownAnswer>>);
+struct KnownAnswers(HashMap<String, Vec<KnownAnswer>, foldhash::fast::RandomState>);
 
 #[derive(Clone, Debug)]
 struct KnownAnswer {
@@ -377,8 +377,12 @@ struct KnownAnswer {
 
 impl KnownAnswers {
     fn get(&self, answer: &Answer<'_>) -> Option<&AnswerCounters> {
+        // What else a verdict tells follows from its word and the action.
+        let word = |verdict: &Option<Told>| verdict.map(|told| told.result);
         let same = |known: &&KnownAnswer| {
-            known.code == answer.code && known.verdict == answer.verdict && known.action == answer.action
+            known.code == answer.code
+                && known.action == answer.action
+                && word(&known.verdict) == word(&answer.verdict)
         };
         Some(&self.0.get(answer.repository)?.iter().find(same)?.counters)
     }

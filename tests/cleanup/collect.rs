@@ -1,7 +1,8 @@
 //! What cleanup takes, what it leaves, and what it says of that.
 
 use binaryrepo::engine::{Collected, ErrorKind, Principal, Settings};
-use binaryrepo::names::Algorithm;
+use binaryrepo::names::{Algorithm, MediaType};
+use serde_json::json;
 
 use super::model::Thing;
 use super::support::image::Content;
@@ -44,6 +45,47 @@ async fn what_nothing_names_goes_after_the_grace_and_no_sooner() {
     // What went may come again.
     yard.push_blob(APP, &stray).await.unwrap();
     assert_eq!(yard.blob(APP, &stray.digest).await.unwrap(), stray.bytes);
+}
+
+/// A registry that does not know a type must not take for garbage what its clients will ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_of_any_type_mentions_stays() {
+    let yard = Yard::new(without_grace()).await;
+    let [config, artifact, signed, unknown, odd, about] =
+        [1, 2, 3, 4, 5, 6].map(|seed| Content::random(seed, 900));
+    let base = Thing::manifest(&config, &[], None);
+    let descriptor = |of: &Content| {
+        let size = of.bytes.len();
+        json!({ "mediaType": "application/octet-stream", "digest": of.digest.to_string(), "size": size })
+    };
+    let documents = [
+        json!({ "mediaType": "application/vnd.oci.artifact.manifest.v1+json", "blobs": [descriptor(&artifact)],
+            "annotations": { "about": about.digest.to_string() } }),
+        json!({ "mediaType": "application/vnd.docker.distribution.manifest.v1+json", "schemaVersion": 1,
+            "fsLayers": [{ "blobSum": signed.digest.to_string() }] }),
+        json!({ "mediaType": "application/vnd.test.bundle+json", "items": [{ "what": unknown.digest.to_string() }],
+            "subject": descriptor(&base.content) }),
+        // Programs in Go read this key as if it were lower case.
+        json!({ "mediaType": MediaType::OCI_MANIFEST, "config": descriptor(&config), "Layers": [descriptor(&odd)] }),
+    ];
+    for blob in [&config, &artifact, &signed, &unknown, &odd, &about] {
+        yard.push_blob(APP, blob).await.unwrap();
+    }
+    yard.push_manifest(APP, Some("base"), &base.content).await.unwrap();
+    for (number, document) in documents.iter().enumerate() {
+        let content = Content::new(document.to_string());
+        yard.push_manifest(APP, Some(&format!("t{number}")), &content).await.unwrap();
+    }
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 1, "what is only told about");
+    for blob in [&config, &artifact, &signed, &unknown, &odd] {
+        assert_eq!(yard.blob(APP, &blob.digest).await.unwrap(), blob.bytes);
+    }
+    assert!(is_unknown(yard.blob(APP, &about.digest).await));
+    let contents = documents.map(|document| Content::new(document.to_string()));
+    for gone in contents.iter().chain([&base.content]) {
+        yard.delete(APP, &gone.digest.to_string()).await.unwrap();
+    }
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 5, "nothing keeps itself");
 }
 
 /// A client that was told that a blob is here leaves its push out, and names it a little later.

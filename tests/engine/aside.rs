@@ -12,7 +12,7 @@ use binaryrepo::names::{Algorithm, Digest, RangeRequest};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 
-use super::house::{House, drain, roomy, scope};
+use super::house::{House, drain, pass, roomy, scope};
 use super::rig::{Disk, Gate};
 use super::support::image::Content;
 use super::support::upstream::Registry;
@@ -55,13 +55,6 @@ fn plant(house: &House, name: &str, size: u64) -> PathBuf {
     std::fs::File::create(&path).unwrap().set_len(size).unwrap();
     step();
     path
-}
-
-/// As if so much time had gone by.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 /// The newest counts, so the older go; one that does not fit took the room of all older ones with it before.

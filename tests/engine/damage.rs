@@ -85,10 +85,13 @@ async fn what_has_left_memory_is_read_before_it_is_sent() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let mut reader = house.blob("a/b", &layer.digest, "").await.unwrap().reader.unwrap();
     let mut window = reader.window(SIZE).expect("what was just written is in memory");
-    // As if nothing were in memory any more.
+    // As if nothing were in memory any more, and the disk took its time.
+    let gate = Gate::default();
     house.disk.fail_times(1, Call::Read, Errno::AGAIN);
+    house.disk.hold_after(0, Call::Read, &gate);
     let asked = poll_fn(|cx| Poll::Ready(window.poll_ready(cx).is_pending())).await;
     assert!(asked, "it is waited for on another thread");
+    gate.open();
     let taking = std::thread::spawn(move || {
         let mut got = vec![0; SIZE];
         far.read_exact(&mut got).map(|()| got)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use binaryrepo::engine::{
     BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
@@ -189,6 +190,13 @@ pub fn roomy() -> Settings {
 
 pub fn whole() -> BlobWant {
     BlobWant { want: Want::Body, range: RangeRequest::Whole }
+}
+
+/// As if so much time had gone by, in a test of one thread.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

@@ -10,6 +10,7 @@ mod beside;
 mod boot;
 mod damage;
 mod disk;
+mod documents;
 mod faults;
 mod house;
 mod manifests;

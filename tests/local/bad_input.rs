@@ -149,7 +149,14 @@ async fn what_is_no_manifest_is_refused_for_its_reason() {
     let other =
         json!({ "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [] }).to_string();
     let doubled = "{\"layers\":[],\"layers\":[]}";
-    let cases: [(&str, &[u8]); 10] = [
+    let deep = "{\"layers\":[],\"note\":{\"x\":1,\"x\":2}}";
+    let digest = Digest::of(Algorithm::Sha256, b"x").to_string();
+    let children = json!({ "manifests": [] }).to_string();
+    let mixed = json!({ "config": { "digest": digest, "size": 1 }, "manifests": [] }).to_string();
+    let sizes =
+        json!({ "layers": [{ "digest": digest, "size": 1 }, { "digest": digest, "size": 2 }] }).to_string();
+    let index = "application/vnd.oci.image.index.v1+json";
+    let cases: [(&str, &[u8]); 15] = [
         (oci, b""),
         (oci, b"[]"),
         (oci, b"<html>"),
@@ -160,6 +167,11 @@ async fn what_is_no_manifest_is_refused_for_its_reason() {
         (oci, strange.as_bytes()),
         (oci, other.as_bytes()),
         (oci, doubled.as_bytes()),
+        (oci, deep.as_bytes()),
+        (oci, children.as_bytes()),
+        (index, b"{\"layers\":[]}"),
+        ("application/vnd.test.own+json", mixed.as_bytes()),
+        (oci, sizes.as_bytes()),
     ];
     for (media_type, bytes) in cases {
         let answer = client.manifest("no", "x", media_type, bytes).await;

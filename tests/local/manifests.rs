@@ -296,6 +296,10 @@ async fn the_older_tag_is_read_as_well() {
         next = link;
     }
     assert_eq!(found, all);
+    // The index is as its writer left it, but what has gone is listed no more.
+    let silent = Digest::of(Algorithm::Sha256, silent).to_string();
+    assert_eq!(client.send(Ask::new("DELETE", &manifest("old", &silent))).await.status, 202);
+    assert_eq!(listed(client, &referrers("old", &subject.digest)).await.0.len(), 1);
 }
 
 /// Docker's own forms, kept as they came and with their references checked.

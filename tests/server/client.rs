@@ -88,9 +88,15 @@ impl Ask {
 
     /// Sends it, and reads the head of the answer.
     pub async fn open(self, to: SocketAddr) -> Open {
+        let is_head = self.method == "HEAD";
+        Open::read(self.unread(to).await, is_head).await
+    }
+
+    /// Sends it, and reads nothing.
+    pub async fn unread(self, to: SocketAddr) -> TcpStream {
         let mut stream = connect(self.from, to).await;
         stream.write_all(&self.bytes(to)).await.unwrap();
-        Open::read(stream, self.method == "HEAD").await
+        stream
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::client::{Answer, Ask};
-use super::house::{blob, manifest, metric, settled};
+use super::house::{House, blob, manifest, metric, settled};
 use super::process::Process;
 use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
@@ -170,6 +170,35 @@ async fn bypass_when_nothing_can_be_kept() {
         assert!(answer.body == image.layers[0].bytes, "{} bytes", answer.body.len());
     }
     assert_eq!(metric(&scene.server.get("/metrics").await, "binaryrepo_cache_bypass_total"), 2);
+}
+
+/// It was called a miss each time, as if the next pull could be a hit.
+#[tokio::test(flavor = "multi_thread")]
+async fn bypass_for_what_is_larger_than_what_may_be_kept() {
+    let registry = Registry::open().await;
+    let image = Image::new(409, &[400_000, 40_000]);
+    registry.add_image("library/redis", "7", &image);
+    let [large, small] = [0, 1].map(|layer| blob("redis", &image.layers[layer]));
+    for (settings, fields) in [
+        ([("storage.max_size", "100KiB")].as_slice(), json!({})),
+        ([].as_slice(), json!({ "max_size": "100KiB" })),
+    ] {
+        // Limits hold from the next round of housekeeping on; a start begins with one.
+        let house = House::beside_with(&registry, settings, fields).await.restart().await;
+        house.get(&manifest("redis", "7")).await;
+        let asked = async || {
+            house.settled().await;
+            let answer = house.get(&large).await;
+            assert!(answer.body == image.layers[0].bytes, "{} bytes", answer.body.len());
+            answer.cache().map(str::to_owned)
+        };
+        let bypass = async || (asked().await.as_deref() == Some("bypass")).then_some(());
+        found("the limit holds", bypass).await;
+        assert_eq!(asked().await.as_deref(), Some("bypass"), "{settings:?}");
+        assert_eq!(house.get(&small).await.cache(), Some("miss"));
+        house.settled().await;
+        assert_eq!(house.get(&small).await.cache(), Some("hit"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,6 +144,11 @@ impl<K: Key, S: Source> Coordinator<K, S> {
         self.ledger.is_present(key)
     }
 
+    /// Whether it is known that what this flight brings is too large to stay.
+    pub fn is_too_large(&self, flight: FlightId) -> bool {
+        self.ledger.is_promise_oversized(flight)
+    }
+
     /// What may be evicted, the next to go first. Leaves out what is pinned, claimed or being filled.
     pub fn eviction_order(&self) -> impl Iterator<Item = (&K, LastUse)> {
         self.ledger.eviction_order()

@@ -284,8 +284,15 @@ fn what_exceeds_the_whole_limit_goes_alone() {
     desk.cached(B1, 60);
     desk.join(1, B2, 0);
     assert_eq!(desk.head(1, u64::MAX), [admit(1), attach(1, 1)]);
+    assert!(desk.machine.is_too_large(FlightId(1)));
     assert_eq!(desk.done(1, 1_000), [evict(B2)]);
     assert!(desk.machine.is_present(&B1));
+    desk.tell(Event::Space { limit: 300 });
+    desk.join(2, B3, 0);
+    desk.head(2, 200);
+    assert!(!desk.machine.is_too_large(FlightId(2)));
+    desk.tell(Event::Share { upstream: 0, limit: Some(199) });
+    assert!(desk.machine.is_too_large(FlightId(2)));
 }
 
 #[test]

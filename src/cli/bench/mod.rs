@@ -26,8 +26,9 @@ Examples:
   binaryrepo bench herd http://localhost:8081/v2/docker-remote/redis/blobs/sha256:9f86d081...
   binaryrepo bench herd --clients 20 --line 16MiB http://localhost:8081/docker-remote/redis:7
 
-Each client has a connection of its own, keeps nothing, and hashes all that it gets. For a cold herd choose
-what is not cached yet, or `binaryrepo purge` it. Exits 0 only if every client got every byte right.";
+Each client has a connection of its own, keeps nothing, and hashes all that it gets. For a cold herd
+choose what is not cached yet, or `binaryrepo purge` it. Exits 0 only if every client got every byte
+right.";
 
 /// Nobody's registry is to be brought down with this.
 const MOST_CLIENTS: i64 = 200;

@@ -16,9 +16,9 @@ use super::super::settings::Place;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  binaryrepo image rm docker-local/team/app:1.0             the tag; what it named can still be pulled by digest
-  binaryrepo image rm docker-local/team/app@sha256:...      a manifest, with all its tags
-  binaryrepo image rm docker-local/team/app --all           the image with everything in it
+  binaryrepo image rm docker-local/team/app:1.0          the tag; its digest can still be pulled
+  binaryrepo image rm docker-local/team/app@sha256:...   a manifest, with all its tags
+  binaryrepo image rm docker-local/team/app --all        the image with everything in it
 
 Nobody else has what was pushed here. Of a remote, `binaryrepo purge` throws away what is cached.")]
 pub struct Args {

@@ -32,9 +32,10 @@ Examples:
   binaryrepo grant add ada read 'docker-local/team/*'     those whose names begin with team/
   binaryrepo grant add ada read '*'                       every repository, those to come as well
 
-Each role includes those before it: read, write, delete, admin. An admin of all images of a repository
-may also grant roles in it and remove what is cached.")]
+Each role includes those before it: read, write, delete, admin. An admin of all images of a
+repository may also grant roles in it and remove what is cached.")]
 pub struct AddArgs {
+    /// Who may
     user: AccountName,
 
     /// read, write, delete or admin
@@ -64,6 +65,7 @@ pub struct ListArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RemoveArgs {
+    /// Who may no longer
     user: AccountName,
 
     /// As it was granted: REPOSITORY, REPOSITORY/IMAGES, or *

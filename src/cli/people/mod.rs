@@ -122,10 +122,11 @@ fn cleaned(text: &str) -> Result<String, CliError> {
 /// Reads a line that is not shown.
 fn ask(prompt: &str) -> Result<String, CliError> {
     let failed = |error: std::io::Error| CliError::failed("no password can be typed here").with_cause(error);
+    // First: what is typed at the sight of the prompt would be shown, and thrown away.
+    let silence = Silence::new().map_err(|error| failed(error.into()))?;
     eprint!("{prompt}");
     std::io::stderr().flush().map_err(failed)?;
     let mut line = String::new();
-    let silence = Silence::new().map_err(|error| failed(error.into()))?;
     let read = std::io::stdin().read_line(&mut line);
     drop(silence);
     eprintln!();

@@ -36,8 +36,9 @@ Examples:
 #[command(after_help = "\
 Examples:
   binaryrepo token create laptop --user ada --expires 90d
-  binaryrepo token create ci --robot --scope write:docker-local/team/* --scope read:docker-remote
-  binaryrepo token create ci --robot --scope read:* | docker login --username ci --password-stdin HOST
+  binaryrepo token create ci --robot --scope 'write:docker-local/team/*' --scope read:docker-remote
+  binaryrepo token create ci --robot --scope 'read:*' |
+      docker login --username ci --password-stdin HOST
 
 A token stands in a password's place; the user name that is sent with it does not matter.")]
 pub struct CreateArgs {

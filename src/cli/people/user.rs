@@ -54,6 +54,7 @@ pub struct AddArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct UpdateArgs {
+    /// The user
     name: AccountName,
 
     /// May do everything, manage this server too
@@ -70,6 +71,7 @@ pub struct UpdateArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct PasswdArgs {
+    /// The user
     name: AccountName,
 
     #[command(flatten)]
@@ -81,6 +83,7 @@ pub struct PasswdArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct OneArgs {
+    /// The user
     name: AccountName,
 
     #[command(flatten)]

@@ -71,6 +71,7 @@ pub struct ListArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct OneArgs {
+    /// The repository
     name: RepositoryName,
 
     #[command(flatten)]
@@ -86,6 +87,7 @@ Examples:
 
 Another URL drops the stored user name and password unless they are given again.")]
 pub struct UpdateArgs {
+    /// The repository
     name: RepositoryName,
 
     /// The registry that it is a cache of; what was cached from another one is dropped
@@ -101,6 +103,7 @@ pub struct UpdateArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct RemoveArgs {
+    /// The repository
     name: RepositoryName,
 
     /// Also where it holds what was pushed, which cannot be fetched again

@@ -13,10 +13,11 @@ use crate::names::Digest;
 /// What a waiter learns.
 #[derive(Debug)]
 pub(in crate::engine) enum Joined {
-    /// Read along. `first` started the fetch.
+    /// Read along. `first` started the fetch. What is `too_large` goes as soon as it is here.
     Tail {
         tail: FlightTail,
         first: bool,
+        too_large: bool,
     },
     /// It lies under its digest.
     Present,

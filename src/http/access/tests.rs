@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::HeaderValue;
 use http_body_util::{BodyExt, Full};
 
 use super::*;

@@ -65,8 +65,8 @@ impl Source for FakeBlob {
 struct Nobody;
 
 impl Witness for Nobody {
-    fn sent(&mut self, _: usize) {}
-    fn complete(&mut self) {}
+    fn sent(&mut self, _: usize, _: bool) {}
+    fn nothing_to_send(&mut self) {}
 }
 
 type FakeBody = ResponseBody<Nobody, FakeBlob>;

@@ -31,6 +31,7 @@ impl Model {
                 let waiting = self.answered(waiter)?;
                 let flight = self.flights.get(&flight).ok_or("attached to a flight that has ended")?;
                 must!(flight.admitted && flight.key == waiting.key, "attached to the wrong flight");
+                must!(!flight.cancelled, "attached to a flight that is being ended");
                 Ok(())
             }
             Action::Ready { waiter, flight: None } => {
