@@ -2,14 +2,16 @@
 //! cache and is neither counted nor removed here.
 //! Must not know: files, who asks for a manifest.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::flight::Source;
 use super::model::EngineError;
+use super::prune::prune;
 use super::shared::Shared;
-use super::sweep::{self, ROWS};
-use crate::meta::{Batch, ContentRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, TagRow};
+use super::sweep;
+use crate::meta::{Batch, ContentRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, Row as _};
 use crate::names::Digest;
 
 /// Documents go down to this share of their cap at once.
@@ -26,6 +28,12 @@ impl Sizes {
         self.documents.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    fn removed(&self, bytes: u64) {
+        let less = |documents: u64| Some(documents.saturating_sub(bytes));
+        // It is never refused.
+        let _ = self.documents.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     fn set(&self, bytes: u64) {
         self.documents.store(bytes, Ordering::Relaxed);
     }
@@ -33,6 +41,13 @@ impl Sizes {
     fn documents(&self) -> u64 {
         self.documents.load(Ordering::Relaxed)
     }
+}
+
+/// A document that is to go as long as nobody fetches it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Victim {
+    pub last_used_ms: u64,
+    pub digest: Digest,
 }
 
 /// Counts them once, after the start.
@@ -43,7 +58,8 @@ pub(super) fn count(shared: &Shared) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Removes the least recently used documents above the cap, with the links and tags that rest on them.
+/// Removes the least recently used documents above the cap, with the links and tags that rest on them. Those first, so
+/// that wherever it is broken off nothing may be shown that no document gives.
 pub(super) async fn cap(shared: &Arc<Shared>) -> Result<(), EngineError> {
     let cap = shared.settings.document_cap;
     if shared.sizes.documents() <= cap {
@@ -51,36 +67,50 @@ pub(super) async fn cap(shared: &Arc<Shared>) -> Result<(), EngineError> {
     }
     // The rows say how things were some minutes ago.
     sweep::note_document_uses(shared).await;
-    let victims = shared.read(move |shared| oldest(shared, cap)).await?;
+    let Chosen { victims, kept } = shared.read(move |shared| choose(shared, cap)).await?;
     if victims.is_empty() {
         return Ok(());
     }
     tracing::info!(documents = victims.len(), "removing the least recently used manifests");
-    forget(shared, victims).await
+    let gone: Arc<HashSet<Digest>> = Arc::new(victims.iter().map(|victim| victim.digest).collect());
+    let without = Arc::clone(&gone);
+    for image in shared.read(move |shared| images(shared, &without, &kept)).await? {
+        if shared.tasks.is_stopping() {
+            return Ok(());
+        }
+        prune(shared, &image, &gone).await?;
+    }
+    remove(shared, &victims).await
+}
+
+struct Chosen {
+    victims: Vec<Victim>,
+    kept: HashSet<Digest>,
 }
 
 /// Which documents must go so that there is room again. Corrects the running count on the way: above the cap it may be,
 /// and not they.
-fn oldest(shared: &Shared, cap: u64) -> Result<Vec<Digest>, EngineError> {
+fn choose(shared: &Shared, cap: u64) -> Result<Chosen, EngineError> {
     let mut all = Vec::new();
     let mut total = 0;
     each_cached(shared, |digest, row| {
         let size = row.bytes.len() as u64;
         total += size;
-        all.push((row.last_used_ms, size, digest));
+        all.push((Victim { last_used_ms: row.last_used_ms, digest }, size));
     })?;
+    shared.sizes.set(total);
     let keep = if total > cap { cap / 100 * LOW_PERCENT } else { total };
     all.sort_unstable();
-    let mut victims = Vec::new();
-    for (_, size, digest) in all {
-        if total <= keep {
-            break;
+    let mut chosen = Chosen { victims: Vec::new(), kept: HashSet::new() };
+    for (victim, size) in all {
+        if total > keep {
+            total -= size;
+            chosen.victims.push(victim);
+        } else {
+            chosen.kept.insert(victim.digest);
         }
-        total -= size;
-        victims.push(digest);
     }
-    shared.sizes.set(total);
-    Ok(victims)
+    Ok(chosen)
 }
 
 fn each_cached(shared: &Shared, mut visit: impl FnMut(Digest, DocumentRow)) -> Result<(), EngineError> {
@@ -92,59 +122,60 @@ fn each_cached(shared: &Shared, mut visit: impl FnMut(Digest, DocumentRow)) -> R
     })
 }
 
-/// Documents, and in every repository the links and tags that name them. Each removal requires that the document
-/// was not pushed since it was chosen.
-pub(super) async fn forget(shared: &Arc<Shared>, victims: Vec<Digest>) -> Result<(), EngineError> {
-    let victims: BTreeSet<Digest> = victims.into_iter().collect();
-    let batches = shared
-        .read(move |shared| {
-            let mut removals = Removals::default();
-            shared.meta.each::<TagRow, EngineError>(&(), |key, row| {
-                if victims.contains(&row.digest) {
-                    removals.next(&row.digest).delete::<TagRow>(&key);
-                }
-                Ok(())
-            })?;
-            shared.meta.each::<LinkRow, EngineError>(&(), |key, _| {
-                if victims.contains(&key.2) {
-                    removals.next(&key.2).delete::<LinkRow>(&key);
-                }
-                Ok(())
-            })?;
-            for digest in &victims {
-                removals.next(digest).delete::<DocumentRow>(digest);
-            }
-            Ok(removals.batches)
-        })
-        .await?;
-    for batch in batches {
+/// The images of remotes that show something of what goes, or nothing of what stays: what was proven in those rests on
+/// no manifest, and nobody else would ever remove it.
+fn images(
+    shared: &Shared,
+    gone: &HashSet<Digest>,
+    kept: &HashSet<Digest>,
+) -> Result<Vec<Source>, EngineError> {
+    #[derive(Default)]
+    struct Shows {
+        gone: bool,
+        kept: bool,
+    }
+    let mut images: HashMap<Source, Shows> = HashMap::new();
+    shared.meta.each::<LinkRow, EngineError>(&(), |(repository, image, digest), _| {
+        let shows = images.entry(Source { repository, image }).or_default();
+        shows.gone |= gone.contains(&digest);
+        shows.kept |= kept.contains(&digest);
+        Ok(())
+    })?;
+    let is_remote = |image: &Source| {
+        let repository = shared.repositories.by_id(image.repository);
+        repository.is_some_and(|repository| repository.remote().is_some())
+    };
+    let found = images.into_iter().filter(|(image, shows)| (shows.gone || !shows.kept) && is_remote(image));
+    Ok(found.map(|(image, _)| image).collect())
+}
+
+/// Documents, each unless it was fetched again or pushed since it was chosen.
+pub(super) async fn remove(shared: &Arc<Shared>, victims: &[Victim]) -> Result<(), EngineError> {
+    for page in victims.chunks(DocumentRow::PAGE) {
+        let page = page.to_vec();
+        let (batch, bytes) = shared.read(move |shared| removal(shared, &page)).await?;
         match shared.meta.apply(batch).await {
-            Ok(()) => {}
+            Ok(()) => shared.sizes.removed(bytes),
             Err(MetaError::Conflict(_)) => {
-                tracing::debug!("a manifest was pushed while it was being removed: it and some others stay");
+                tracing::debug!("a manifest came again while it was being removed: it and some others stay");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    shared.answers.clear();
-    shared.resolutions.clear();
     Ok(())
 }
 
-#[derive(Default)]
-struct Removals {
-    batches: Vec<Batch>,
-    rows: usize,
-}
-
-impl Removals {
-    /// Where the next removal on account of `digest` goes.
-    fn next(&mut self, digest: &Digest) -> &mut Batch {
-        if self.rows.is_multiple_of(ROWS) {
-            self.batches.push(Batch::new(Durability::Relaxed));
+fn removal(shared: &Shared, page: &[Victim]) -> Result<(Batch, u64), EngineError> {
+    let mut batch = Batch::new(Durability::Relaxed);
+    let mut bytes = 0;
+    for Victim { last_used_ms, digest } in page {
+        let Some(row) = shared.meta.get::<DocumentRow>(digest)? else { continue };
+        let pushed = shared.meta.get::<ContentRow>(digest)?.is_some();
+        if !pushed && row.last_used_ms == *last_used_ms {
+            bytes += row.bytes.len() as u64;
+            batch.require_absent::<ContentRow>(digest);
+            batch.require_equal(digest, &row).delete::<DocumentRow>(digest);
         }
-        self.rows += 1;
-        let batch = self.batches.last_mut().expect("one was pushed before the first row");
-        batch.require_absent::<ContentRow>(digest)
     }
+    Ok((batch, bytes))
 }

@@ -1,13 +1,15 @@
 //! Owns throwing away what is cached, on request.
 //! Must not know: who asks, and why.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use super::Engine;
-use super::documents;
-use super::flight::FlightKey;
+use super::documents::{self, Victim};
+use super::flight::{FlightKey, Source};
 use super::images::PAGE;
 use super::model::{EngineError, ErrorKind, Purge, Purged};
+use super::prune::prune;
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Event;
@@ -23,36 +25,50 @@ impl Engine {
             return Err(EngineError::new(ErrorKind::Unsupported, message));
         }
         let id = repository.id;
-        let plan = self.shared.read(move |shared| plan(shared, id, &what)).await?;
+        let wanted = what.clone();
+        let plan = self.shared.read(move |shared| plan(shared, id, &wanted)).await?;
         if plan.links.is_empty() && plan.tags.is_empty() {
             let message = format!("nothing of that is cached in {}", repository.name);
             return Err(EngineError::new(ErrorKind::ManifestUnknown, message));
         }
-        self.carry_out(plan).await
+        let unlinked = match what {
+            Purge::Digest(digest) => self.without(digest, &plan).await?,
+            Purge::All | Purge::Image(_) | Purge::Tag(..) => Vec::new(),
+        };
+        self.carry_out(plan, unlinked).await
     }
 
-    pub(super) fn named_repository(
-        &self,
-        name: &RepositoryName,
-    ) -> Result<std::sync::Arc<Repository>, EngineError> {
+    pub(super) fn named_repository(&self, name: &RepositoryName) -> Result<Arc<Repository>, EngineError> {
         self.shared.repositories.by_name(name.as_str()).ok_or_else(|| {
             EngineError::new(ErrorKind::NameUnknown, format!("there is no repository named {name}"))
         })
     }
 
-    async fn carry_out(&self, plan: Plan) -> Result<Purged, EngineError> {
+    /// With a manifest goes what only it gives, in each image that shows it. Answers what that was.
+    async fn without(&self, digest: Digest, plan: &Plan) -> Result<Vec<Digest>, EngineError> {
+        let is_manifest = move |shared: &Shared| Ok(shared.meta.get::<DocumentRow>(&digest)?.is_some());
+        let mut unlinked = Vec::new();
+        if self.shared.read(is_manifest).await? {
+            let gone = Arc::new(HashSet::from([digest]));
+            for (repository, image, _) in &plan.links {
+                let image = Source { repository: *repository, image: image.clone() };
+                unlinked.extend(prune(&self.shared, &image, &gone).await?);
+            }
+        }
+        Ok(unlinked)
+    }
+
+    async fn carry_out(&self, plan: Plan, unlinked: Vec<Digest>) -> Result<Purged, EngineError> {
         let mut purged = Purged::default();
         for batch in plan.batches() {
             self.shared.meta.apply(batch).await?;
         }
         self.shared.answers.clear();
         self.shared.resolutions.clear();
-        let digests: BTreeSet<Digest> = plan.links.iter().map(|key| key.2).collect();
+        let digests: BTreeSet<Digest> = plan.links.iter().map(|key| key.2).chain(unlinked).collect();
         let orphans = self.shared.read(move |shared| orphans(shared, digests)).await?;
         purged.documents = orphans.documents.len() as u64;
-        if !orphans.documents.is_empty() {
-            documents::forget(&self.shared, orphans.documents).await?;
-        }
+        documents::remove(&self.shared, &orphans.documents).await?;
         for (digest, size) in orphans.blobs {
             // The coordinator decides: what is being fetched or claimed stays.
             self.coordination.tell(Event::Collect { key: FlightKey::Content(digest) }).await;
@@ -126,7 +142,7 @@ fn plan(shared: &Shared, id: RepositoryId, what: &Purge) -> Result<Plan, EngineE
 
 /// What nobody links to any more.
 struct Orphans {
-    documents: Vec<Digest>,
+    documents: Vec<Victim>,
     blobs: Vec<(Digest, u64)>,
 }
 
@@ -137,8 +153,8 @@ fn orphans(shared: &Shared, mut digests: BTreeSet<Digest>) -> Result<Orphans, En
     })?;
     let mut orphans = Orphans { documents: Vec::new(), blobs: Vec::new() };
     for digest in digests {
-        if shared.meta.get::<DocumentRow>(&digest)?.is_some() {
-            orphans.documents.push(digest);
+        if let Some(DocumentRow { last_used_ms, .. }) = shared.meta.get(&digest)? {
+            orphans.documents.push(Victim { last_used_ms, digest });
         }
         if let Some(copy) = shared.meta.get::<CopyRow>(&digest)? {
             orphans.blobs.push((digest, copy.size));

@@ -26,6 +26,7 @@ mod local;
 mod manifests;
 mod model;
 mod pointer;
+mod prune;
 mod publish;
 mod push;
 mod reader;

@@ -128,11 +128,12 @@ impl Flight<'_> {
     async fn confirm(&self, tag: &Tag, resolution: &Resolution) -> Result<(), EngineError> {
         let (repository, image) = (self.source.repository, self.source.image.clone());
         let link = (repository, image.clone(), resolution.digest);
+        let seen = link.clone();
         let here = self
             .shared
             .read(move |shared| {
-                let linked = shared.meta.get::<LinkRow>(&link)?.is_some();
-                Ok(linked && shared.meta.get::<DocumentRow>(&link.2)?.is_some())
+                let linked = shared.meta.get::<LinkRow>(&seen)?.is_some();
+                Ok(linked && shared.meta.get::<DocumentRow>(&seen.2)?.is_some())
             })
             .await?;
         if !here {
@@ -146,8 +147,13 @@ impl Flight<'_> {
         };
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_present::<RepositoryRow>(&repository);
+        batch.require_present::<LinkRow>(&link).require_present::<DocumentRow>(&link.2);
         batch.put(&(repository, image, tag.clone()), &row);
-        self.shared.meta.apply(batch).await?;
+        match self.shared.meta.apply(batch).await {
+            // It has gone meanwhile.
+            Err(MetaError::Conflict(_)) => return Ok(()),
+            applied => applied?,
+        }
         let of = Of::Manifest(Reference::Tag(tag.clone()));
         self.shared.answers.committed(repository, &self.source.image, [of]);
         Ok(())
@@ -204,7 +210,8 @@ impl Flight<'_> {
             bytes: manifest.bytes.clone(),
         };
         batch.put(&manifest.digest, &document);
-        let own = LinkRow { media_type: Some(manifest.media_type.to_string()), size: manifest.size };
+        let stamp = Some(self.shared.stamp());
+        let own = LinkRow { media_type: Some(manifest.media_type.to_string()), size: manifest.size, stamp };
         batch.put(&link(manifest.digest), &own);
         // What cannot be parsed is passed through all the same: only then it names nothing that we know of.
         if let Ok(view) = manifest::parse(&manifest.bytes) {
@@ -212,7 +219,7 @@ impl Flight<'_> {
             // enough to read what lies here for somebody else.
             for named in view.references.into_iter().filter(|named| !named.external) {
                 let media_type = named.media_type.map(|media_type| media_type.to_string());
-                let row = LinkRow { media_type, size: named.size };
+                let row = LinkRow { media_type, size: named.size, stamp };
                 batch.put(&link(named.digest), &row);
             }
         }
@@ -267,7 +274,7 @@ impl Flight<'_> {
         let key = (self.source.repository, image, digest);
         let mut batch = Batch::new(Durability::Relaxed);
         batch.require_present::<RepositoryRow>(&self.source.repository);
-        batch.put(&key, &LinkRow { media_type: None, size });
+        batch.put(&key, &LinkRow { media_type: None, size, stamp: Some(self.shared.stamp()) });
         if let Err(error) = self.shared.meta.apply(batch).await {
             tracing::warn!(%digest, %error, "a proof cannot be noted");
         }

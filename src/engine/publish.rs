@@ -254,7 +254,7 @@ impl Engine {
     async fn blob_link(&self, image: &Source, digest: &Digest, size: u64) -> Result<LinkRow, EngineError> {
         let key = (image.repository, image.image.clone(), *digest);
         let there = self.shared.read(move |shared| Ok(shared.meta.get::<LinkRow>(&key)?)).await?;
-        Ok(LinkRow { media_type: there.and_then(|link| link.media_type), size })
+        Ok(LinkRow { media_type: there.and_then(|link| link.media_type), size, stamp: None })
     }
 }
 

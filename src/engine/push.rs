@@ -283,7 +283,7 @@ impl Checked {
         let size = self.bytes.len() as u64;
         let media_type = self.media_type.to_string();
         let mut batch = Batch::new(promised());
-        let link = LinkRow { media_type: Some(media_type.clone()), size };
+        let link = LinkRow { media_type: Some(media_type.clone()), size, stamp: None };
         link_to(shared, &mut batch, &self.image, &self.digest, &link);
         batch.put(&self.digest, &ContentRow { size, pushed: true });
         let document =

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::damage;
-use super::documents;
 use super::model::{BlobWant, Damaged, EngineError, ErrorKind, Remedy, Scope, ScrubReport, Want};
 use super::shared::Shared;
 use super::sweep::ROWS;
@@ -264,7 +263,7 @@ impl Run {
                 return Ok(());
             };
             let needed = shared.read(move |shared| needed(shared, &digest)).await?;
-            if self.drop_document(digest, &row, &needed).await? {
+            if self.drop_document(digest, &row).await? {
                 return self.report_manifest(digest, row.bytes.len() as u64, &needed).await;
             }
         }
@@ -272,17 +271,10 @@ impl Run {
         Ok(())
     }
 
-    /// Without its document nobody is shown it, until it is pushed again. `false`: that has changed.
-    async fn drop_document(
-        &self,
-        digest: Digest,
-        row: &DocumentRow,
-        needed: &Needed,
-    ) -> Result<bool, EngineError> {
+    /// Without its document nobody is shown it, until it is pushed or, by the links that stay, fetched again. `false`: it
+    /// has changed.
+    async fn drop_document(&self, digest: Digest, row: &DocumentRow) -> Result<bool, EngineError> {
         let shared = &self.engine.shared;
-        if !needed.pushed {
-            return documents::forget(shared, vec![digest]).await.map(|()| true);
-        }
         let mut batch = Batch::new(Durability::Durable);
         batch.require_equal(&digest, row).delete::<DocumentRow>(&digest);
         match shared.meta.apply(batch).await {

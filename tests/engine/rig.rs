@@ -1,7 +1,7 @@
 //! A disk and a metadata store that fail as a test says.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -143,22 +143,31 @@ pub enum Mood {
     HoldsTags,
     /// Somebody else was faster wherever it is noted who holds a digest.
     ConflictsAtHolder,
+    /// Lets whoever removes links on what they saw of them wait, until the mood is another one.
+    HoldsUnlinking,
 }
 
 /// A metadata store with moods, which counts the rows that are read.
 pub struct Ledger {
     inner: Arc<dyn Meta>,
-    mood: Mutex<Mood>,
+    mood: Arc<Mutex<Mood>>,
+    holds: AtomicBool,
     rows_read: AtomicUsize,
 }
 
 impl Ledger {
     pub fn over(inner: Arc<dyn Meta>) -> Self {
-        Self { inner, mood: Mutex::new(Mood::Well), rows_read: AtomicUsize::new(0) }
+        let mood = Arc::new(Mutex::new(Mood::Well));
+        Self { inner, mood, holds: AtomicBool::new(false), rows_read: AtomicUsize::new(0) }
     }
 
     pub fn is(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// Whether somebody was made to wait.
+    pub fn holds(&self) -> bool {
+        self.holds.load(Ordering::Relaxed)
     }
 
     /// How many rows were read since this was last asked.
@@ -223,7 +232,17 @@ impl Meta for Ledger {
             Mood::ConflictsAtHolder if format!("{batch:?}").contains("table: Holder") => {
                 Box::pin(async { Err(MetaError::Conflict(Table::Holder)) })
             }
-            Mood::HoldsTags | Mood::ConflictsAtHolder => self.inner.apply(batch),
+            Mood::HoldsUnlinking if format!("{batch:?}").contains("Requirement { table: Link") => {
+                self.holds.store(true, Ordering::Relaxed);
+                let (inner, mood) = (self.inner.clone(), self.mood.clone());
+                Box::pin(async move {
+                    while *mood.lock().unwrap() == Mood::HoldsUnlinking {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    inner.apply(batch).await
+                })
+            }
+            Mood::HoldsTags | Mood::ConflictsAtHolder | Mood::HoldsUnlinking => self.inner.apply(batch),
             Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
             Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);

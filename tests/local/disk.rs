@@ -67,6 +67,27 @@ async fn a_full_disk_stops_an_upload_which_goes_on_when_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_ends_with_a_disk_that_does_not_answer_and_comes_back_with_it() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    assert_eq!(client.get("/readyz").await.status, 200);
+    server.disk.fail(Call::Space, Errno::IO);
+    let ill = client.get("/readyz").await;
+    assert_eq!(ill.status, 503, "{}", ill.all());
+    let json = ill.json();
+    assert_eq!(json["ready"], false);
+    let failed = json["checks"].as_array().unwrap().iter().filter(|check| check["ok"] == false);
+    let failed: Vec<_> = failed.map(|check| (check["name"].clone(), check["detail"].to_string())).collect();
+    let [(name, detail)] = &failed[..] else { panic!("one check fails: {json}") };
+    assert!(name == "storage" && detail.contains("could not be read"), "{detail}");
+    // It is alive all the same: nobody gains by a restart.
+    assert_eq!(client.get("/healthz").await.status, 200);
+    server.disk.heal();
+    assert_eq!(client.get("/readyz").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_takes_no_new_file_refuses_the_first_bytes() {
     let server = workshop().await;
     let client = Pusher(server.address);

@@ -158,7 +158,8 @@ impl Notes {
         // A repository that was removed meanwhile gets no link: nobody would ever remove it.
         if self.shared.repositories.by_id(source.repository).is_some() {
             batch.require_present::<RepositoryRow>(&source.repository);
-            let link = LinkRow { media_type: self.media_type.clone(), size };
+            let stamp = Some(self.shared.stamp());
+            let link = LinkRow { media_type: self.media_type.clone(), size, stamp };
             batch.put(&(source.repository, source.image.clone(), *digest), &link);
         }
         batch.delete::<DraftRow>(&draft.0);

@@ -82,6 +82,10 @@ pub struct LinkRow {
     /// Of manifests; `None` for blobs.
     pub media_type: Option<String>,
     pub size: u64,
+    /// When it was last given, by a manifest or a proof: as with a holder, who removes the link on what they saw of it
+    /// requires that this has not changed. `None` in a local image, where the holder has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<u64>,
 }
 
 impl Row for LinkRow {

@@ -93,7 +93,7 @@ fn local(schema: u32) -> RepositoryRow {
 }
 
 fn link(media_type: Option<&str>) -> LinkRow {
-    LinkRow { media_type: media_type.map(str::to_owned), size: 13 }
+    LinkRow { media_type: media_type.map(str::to_owned), size: 13, stamp: None }
 }
 
 fn copy() -> CopyRow {
