@@ -41,6 +41,7 @@ mod settings;
 mod shared;
 mod sweep;
 mod sweeps;
+mod tags;
 mod tidy;
 mod touched;
 mod turns;
