@@ -204,13 +204,6 @@ pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {
     Scope { repository, image: image.parse().unwrap() }
 }
 
-/// As if so much time had gone by.
-pub async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-}
-
 pub async fn drain(mut reader: Reader) -> Got {
     let mut bytes = Vec::new();
     loop {
