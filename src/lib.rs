@@ -52,14 +52,14 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, FirstAdmin};
+use crate::config::{Config, ConfigError, FirstAdmin, Taken};
 use crate::docker::{Site, bare_host};
 use crate::engine::{
     Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
     Settings,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
-use crate::meta::{AccessTokenRow, AccountRow, MetaError, Row as _};
+use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _};
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
 use crate::text::Limit;
@@ -112,7 +112,7 @@ pub enum StartError {
     InUse(PathBuf),
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
-    /// Open to strangers, and nobody said that it should be.
+    /// Open to strangers, and nobody said that it should be; or a repository that cannot be made.
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("{0}")]
@@ -134,8 +134,13 @@ pub async fn serve(
     if created {
         // Nothing is made for a server that will not start.
         config.check_serving(false)?;
+        config.check_repositories(&[])?;
     }
-    let engine = offline(&config).await?;
+    let engine = open(&config).await?;
+    if let Err(error) = make_configured(&engine, &config).await {
+        engine.shutdown().await;
+        return Err(error);
+    }
     let (token, token_file, admin) = match doors(&engine, &config).await {
         Ok(doors) => doors,
         Err(error) => {
@@ -192,7 +197,25 @@ async fn doors(
 
 /// The engine without a server, for commands while none runs. Its user shuts it down.
 pub async fn offline(config: &Config) -> Result<Engine, StartError> {
-    let engine = open(config, first(config)).await?;
+    let engine = open(config).await?;
+    match make_configured(&engine, config).await {
+        Ok(()) => Ok(engine),
+        // The start of a server is refused; a command may be what mends it.
+        Err(StartError::Config(error)) => {
+            tracing::warn!(hint = error.hint(), "a configured repository is not made: {error}");
+            Ok(engine)
+        }
+        Err(error) => {
+            engine.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+/// Makes the configured repositories that are not there yet, all or none.
+async fn make_configured(engine: &Engine, config: &Config) -> Result<(), StartError> {
+    let there = engine.repositories().list();
+    config.check_repositories(&there.iter().map(|one| taken(one)).collect::<Vec<_>>())?;
     for entry in &config.repositories {
         if let Some(there) = engine.repositories().by_name(entry.name.as_str()) {
             if there.spec() != entry.spec {
@@ -203,26 +226,50 @@ pub async fn offline(config: &Config) -> Result<Engine, StartError> {
             continue;
         }
         let made = engine.repositories().create(entry.name.clone(), entry.spec.clone()).await;
-        if let Err(error) = made {
-            engine.shutdown().await;
-            let message = format!("the configured repository {}: {}", entry.name, error.message);
-            return Err(StartError::Failed(message));
-        }
+        made.map_err(|error| {
+            StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
+        })?;
     }
-    Ok(engine)
+    Ok(())
 }
 
-/// Whether somebody can log in, while no server runs. Changes nothing: a data directory of an older version stays one.
-pub fn has_users(config: &Config) -> Result<bool, StartError> {
+fn taken(repository: &Repository) -> Taken {
+    let spec = repository.remote().map(|remote| &remote.spec);
+    Taken {
+        name: repository.name.clone(),
+        upstream_namespace: spec.and_then(|spec| spec.upstream_namespace.clone()),
+        default_mirror: spec.is_some_and(|spec| spec.default_mirror),
+    }
+}
+
+/// What a data directory holds that a configuration has to go with.
+#[derive(Clone, Debug, Default)]
+pub struct Inside {
+    /// Somebody can log in.
+    pub users: bool,
+    pub repositories: Vec<Taken>,
+}
+
+/// Looks into the data while no server runs. Changes nothing: a data directory of an older version stays one.
+pub fn inside(config: &Config) -> Result<Inside, StartError> {
     let metadata = config.storage.path.join(METADATA);
     if !metadata.exists() {
-        return Ok(false);
+        return Ok(Inside::default());
     }
-    meta::has_rows(&metadata, &[AccountRow::TABLE, AccessTokenRow::TABLE])
-        .map_err(|error| unusable(config, error))
+    let read = || -> Result<Inside, MetaError> {
+        let users = meta::has_rows(&metadata, &[AccountRow::TABLE, AccessTokenRow::TABLE])?;
+        let rows = meta::rows::<RepositoryRow>(&metadata)?.into_iter().filter(|row| !row.retired);
+        let repositories = rows.map(|row| Taken {
+            name: row.name,
+            upstream_namespace: row.upstream_namespace,
+            default_mirror: row.default_mirror,
+        });
+        Ok(Inside { users, repositories: repositories.collect() })
+    };
+    read().map_err(|error| not_opened(config, &OpenError::Meta(error)))
 }
 
-async fn open(config: &Config, first: Vec<(RepositoryName, RepositorySpec)>) -> Result<Engine, StartError> {
+async fn open(config: &Config) -> Result<Engine, StartError> {
     if config.storage.path.join(backup::UNFINISHED).exists() {
         return Err(StartError::DataDir {
             path: config.storage.path.clone(),
@@ -230,10 +277,10 @@ async fn open(config: &Config, first: Vec<(RepositoryName, RepositorySpec)>) -> 
             hint: Some("empty it, and run `binaryrepo restore` again".to_owned()),
         });
     }
-    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first).await;
+    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
     opened.map_err(|error| match error {
         OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
-        error => unusable(config, error),
+        error => not_opened(config, &error),
     })
 }
 
@@ -268,12 +315,22 @@ fn is_new(config: &Config) -> bool {
 /// The file that makes a directory a data directory.
 const METADATA: &str = "meta.redb";
 const HUB: &str = "https://registry-1.docker.io";
+const HUB_NAMESPACE: &str = "docker.io";
 
-/// What a new data directory starts with, so that both kinds work without any configuration.
+/// What a new data directory starts with, so that both kinds work without any configuration. What one repository alone
+/// can have is left to a configured one that asks for it.
 fn first(config: &Config) -> Vec<(RepositoryName, RepositorySpec)> {
     let mut hub = RemoteSpec::new(Url::parse(HUB).expect("a constant address"));
-    hub.upstream_namespace = Some("docker.io".to_owned());
-    hub.default_mirror = true;
+    let claimed = |claims: &dyn Fn(&RemoteSpec) -> bool| {
+        config
+            .repositories
+            .iter()
+            .any(|entry| matches!(&entry.spec, RepositorySpec::Remote(spec) if claims(spec)))
+    };
+    let namespace = Some(HUB_NAMESPACE.to_owned());
+    hub.default_mirror = !claimed(&|spec| spec.default_mirror);
+    hub.upstream_namespace =
+        namespace.filter(|_| !claimed(&|spec| spec.upstream_namespace.as_deref() == Some(HUB_NAMESPACE)));
     let all = [
         ("docker-remote", RepositorySpec::Remote(Box::new(hub))),
         ("docker-local", RepositorySpec::Local(LocalSpec::default())),
@@ -355,4 +412,42 @@ fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
 
 fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
     StartError::DataDir { path: config.storage.path.clone(), why: error.to_string(), hint: None }
+}
+
+fn not_opened(config: &Config, error: &OpenError) -> StartError {
+    let path = config.storage.path.clone();
+    let hint = matches!(error, OpenError::Meta(MetaError::Corrupt(_))).then(|| {
+        format!(
+            "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
+             --data-dir {dir}`",
+            path.join(METADATA).display(),
+            dir = path.display()
+        )
+    });
+    StartError::DataDir { path, why: error.to_string(), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Setting, Sources};
+
+    /// What can be seen of a server only after minutes, or not at all on a large disk.
+    #[test]
+    fn the_engine_is_told_what_storage_says() {
+        let said = [
+            ("path", "/data"),
+            ("max_size", "7%"),
+            ("min_free", "11KiB"),
+            ("document_cap", "13KiB"),
+            ("gc_grace", "17s"),
+            ("gc_untagged", "true"),
+        ];
+        let flags = said.map(|(key, value)| Setting::new("the test", "storage", key, value)).to_vec();
+        let config = Config::load(&Sources { flags, ..Sources::default() }).expect("all right");
+        let told = settings(&config);
+        assert_eq!((told.max_size, told.min_free), (MaxSize::Percent(7), Some(11 << 10)));
+        assert_eq!((told.document_cap, told.copies), (13 << 10, Some(PathBuf::from("/data"))));
+        assert_eq!((told.collect_after, told.collect_untagged), (Duration::from_secs(17), true));
+    }
 }

@@ -9,7 +9,12 @@ use std::process::{Command, Output, Stdio};
 /// The binary in an environment without settings.
 fn binary(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_binaryrepo"));
-    command.args(args).env_clear().env("HOME", "/nowhere/home").stdin(Stdio::null());
+    command
+        .args(args)
+        .env_clear()
+        .env("HOME", "/nowhere/home")
+        .env("THE_PASSWORD", "canary")
+        .stdin(Stdio::null());
     command
 }
 
@@ -235,41 +240,94 @@ fn commands_reach_the_running_server_by_its_socket() {
     assert_eq!(shown["repositories"][0]["name"], "docker-local");
 }
 
-#[test]
-fn add_sends_what_the_flags_say_and_shows_no_password() {
-    let args = [
-        "repo",
-        "add",
-        "hub",
-        "https://registry-1.docker.io",
-        "--username",
-        "ada",
-        "--password-stdin",
-        "--tag-ttl",
-        "5m",
-        "--default-mirror",
-        "--anonymous-pull=false",
-        "--mirror",
-        "https://m1",
-        "--mirror",
-        "https://m2",
-    ];
+/// Every flag of a remote that goes into the request as it is, with its value and the JSON of that.
+const REMOTE_FLAGS: [(&str, &str, &str); 14] = [
+    ("--username", "ada", r#"{"username":"ada"}"#),
+    ("--ca-file", "/etc/ca.pem", r#"{"ca_file":"/etc/ca.pem"}"#),
+    ("--tag-ttl", "5m", r#"{"tag_ttl":"5m"}"#),
+    ("--negative-ttl", "0s", r#"{"negative_ttl":"0s"}"#),
+    ("--stale-if-error", "1d", r#"{"stale_if_error":"1d"}"#),
+    ("--max-size", "10GiB", r#"{"max_size":"10GiB"}"#),
+    ("--upstream-namespace", "docker.io", r#"{"upstream_namespace":"docker.io"}"#),
+    ("--default-mirror", "", r#"{"default_mirror":true}"#),
+    ("--anonymous-pull=false", "", r#"{"anonymous_pull":false}"#),
+    ("--allowed-host", "auth.test", ""),
+    ("--allowed-host", "cdn.test", r#"{"allowed_hosts":["auth.test","cdn.test"]}"#),
+    ("--mirror", "https://m1", ""),
+    ("--mirror", "https://m2", r#"{"mirrors":["https://m1","https://m2"]}"#),
+    ("--package-type", "docker", r#"{"package_type":"docker"}"#),
+];
+
+/// What `repo add hub` is to send, besides that it is a remote.
+fn expected(more: &[&str]) -> serde_json::Value {
+    let object = |text: &str| serde_json::from_str::<serde_json::Map<_, _>>(text).expect("an object");
+    let mut all = object(
+        r#"{"name":"hub","repo_type":"remote","package_type":"docker","remote_url":"https://registry-1.docker.io"}"#,
+    );
+    more.iter().for_each(|text| all.extend(object(text)));
+    all.into()
+}
+
+/// The body of `repo add hub URL` with these flags, which must be one that the server reads.
+fn added(flags: &[&str], input: &str) -> serde_json::Value {
+    let args = [&["repo", "add", "hub", "https://registry-1.docker.io"], flags].concat();
     let made = r#"{"name":"hub","repo_type":"remote","username":"ada","password_set":true,"tag_ttl":"5m"}"#;
-    let ((code, stdout, stderr), asked) = with_server(&args, "canary\n", "201 Created", made);
+    let ((code, stdout, stderr), asked) = with_server(&args, input, "201 Created", made);
     assert_eq!(code, 0, "{stderr}");
     let (head, body) = asked.split_once("\r\n\r\n").expect("a body");
     assert!(head.starts_with("POST /api/repository HTTP/1.1\r\n"));
-    let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
-    assert_eq!(
-        body,
-        serde_json::json!({
-            "name": "hub", "repo_type": "remote", "package_type": "docker",
-            "remote_url": "https://registry-1.docker.io", "username": "ada", "password": "canary", "tag_ttl": "5m",
-            "default_mirror": true, "anonymous_pull": false, "mirrors": ["https://m1", "https://m2"],
-        })
-    );
-    assert!(binaryrepo::form::RepositoryForm::from_json(body.to_string().as_bytes()).is_ok());
     assert!(stdout.contains("password_set        yes") && !format!("{stdout}{stderr}").contains("canary"));
+    let form = binaryrepo::form::RepositoryForm::from_json(body.as_bytes());
+    assert!(form.is_ok_and(|form| form.create().is_ok()), "{body}");
+    serde_json::from_str(body).expect("JSON")
+}
+
+#[test]
+fn add_sends_what_the_flags_say_and_shows_no_password() {
+    let flags =
+        REMOTE_FLAGS.iter().flat_map(|(flag, value, _)| [*flag, *value]).filter(|word| !word.is_empty());
+    let flags: Vec<&str> = flags.collect();
+    let parts: Vec<&str> =
+        REMOTE_FLAGS.iter().map(|(_, _, part)| *part).filter(|part| !part.is_empty()).collect();
+    let with = |password: &str| expected(&[&parts[..], &[password]].concat());
+    // The ways to a password, of which there can be one.
+    let body = added(&[&flags[..], &["--password-stdin"]].concat(), "canary\n");
+    assert_eq!(body, with(r#"{"password":"canary"}"#));
+    let body = added(&[&flags[..], &["--password-file", "/run/password"]].concat(), "");
+    assert_eq!(body, with(r#"{"password_file":"/run/password"}"#));
+    let body = added(&[&flags[..], &["--password-env", "THE_PASSWORD"]].concat(), "");
+    assert_eq!(body, with(r#"{"password":"canary"}"#));
+    for pair in [["--password-stdin", "--password-file=x"], ["--password-env=X", "--password-file=x"]] {
+        assert_eq!(run(&[&["repo", "add", "hub", "https://h", "--username", "u"], &pair[..]].concat()).0, 2);
+    }
+    let unset = ["repo", "add", "hub", "https://h", "--username", "u", "--password-env", "NO_SUCH"];
+    let (code, _, stderr) = run(&[&unset[..], &["--data-dir", "/nowhere"]].concat());
+    assert!(code == 2 && stderr.contains("the environment has no `NO_SUCH`"), "{stderr}");
+}
+
+#[test]
+fn the_flags_of_a_local_repository_are_sent_and_all_are_tried() {
+    let args = ["repo", "add", "team", "--local", "--immutable-tags", "--anonymous-pull"];
+    let ((code, _, stderr), asked) = with_server(&args, "", "201 Created", "{}");
+    assert_eq!(code, 0, "{stderr}");
+    let body: serde_json::Value =
+        serde_json::from_str(asked.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
+    let expected = r#"{"name":"team","repo_type":"local","package_type":"docker","immutable_tags":true,"anonymous_pull":true}"#;
+    assert_eq!(body, serde_json::from_str::<serde_json::Value>(expected).expect("JSON"));
+    // What there is a flag for is in one of these tests.
+    let tried = ["--local", "--immutable-tags", "--password-stdin", "--password-file", "--password-env"];
+    let of_all = ["--config", "--data-dir", "--server", "--token", "--json", "--help"];
+    let (_, help, _) = run(&["repo", "add", "--help"]);
+    let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
+    let names = flags.map(|word| word.split(['[', '=', ',']).next().unwrap_or_default().to_owned());
+    let examples = help.find("Examples:").expect("examples");
+    for name in names.filter(|name| help[..examples].contains(name.as_str())) {
+        let known = REMOTE_FLAGS.iter().any(|(flag, ..)| flag.split('=').next() == Some(&name));
+        assert!(
+            known || tried.contains(&name.as_str()) || of_all.contains(&name.as_str()),
+            "{name} is tried by no test"
+        );
+    }
 }
 
 #[test]
@@ -320,6 +378,15 @@ fn healthcheck_tells_by_its_code() {
         assert!(asked.starts_with("GET /healthz HTTP/1.1\r\n"), "{asked}");
         let (code, _, stderr) = ended(&child.and_then(|child| child.wait_with_output()).expect("it ends"));
         assert_eq!(code, expected, "{stderr}");
+    }
+    // It takes the connection and says nothing: both spellings of a moment.
+    for timeout in ["1", "100ms"] {
+        let (code, _, stderr) = run(&["healthcheck", "--listen", &address, "--timeout", timeout]);
+        assert!(code == 1 && stderr.contains("is not well"), "{stderr}");
+    }
+    for wrong in ["0", "0s", "6m", "301", "soon"] {
+        let (code, _, stderr) = run(&["healthcheck", "--listen", &address, "--timeout", wrong]);
+        assert!(code == 2 && stderr.contains("--timeout"), "{stderr}");
     }
     drop(listener);
     assert_eq!(run(&["healthcheck", "--listen", &address]).0, 1);

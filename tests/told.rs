@@ -111,6 +111,63 @@ fn every_field_of_a_repository_is_in_the_readme_with_its_default() {
     }
 }
 
+#[test]
+fn every_variable_of_the_environment_is_in_the_readme_and_no_other_is() {
+    let written = table("| variable ");
+    let mut read = BTreeSet::new();
+    let mut pending = vec![project("src")];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(std::fs::read_dir(&path).expect("read").map(|entry| entry.expect("read").path()));
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).expect("a text");
+        let words = source.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let ours = words.filter(|word| word.starts_with("BINARYREPO_") && word.len() > "BINARYREPO_".len());
+        // Settings have a row for all of them, and a planted bug is in no real build.
+        let ours = ours.filter(|word| !word.contains("__") && !word.contains("PLANTED"));
+        read.extend(ours.map(str::to_owned));
+    }
+    assert!(read.len() >= 6, "{read:?}");
+    let ours =
+        names(&written).into_iter().filter(|name| name.starts_with("BINARYREPO_") && !name.contains('<'));
+    assert_eq!(
+        ours.collect::<BTreeSet<_>>(),
+        read.iter().map(String::as_str).collect(),
+        "README, then sources"
+    );
+    for name in ["BINARYREPO_<SECTION>__<KEY>", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"] {
+        assert!(written.contains_key(name), "{name}");
+    }
+}
+
+/// Without one of these nginx spools layers to its disk, or breaks off whoever waits for a cold one. Nothing that goes
+/// through nginx in a test is large or slow enough to show it.
+#[test]
+fn the_shipped_proxy_streams_and_is_patient() {
+    let proxy = text("nginx/proxy.conf");
+    let value = |name: &str| {
+        let lines = proxy.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix(' '));
+        let values: Vec<&str> = lines.map(|value| value.trim_end_matches(';').trim()).collect();
+        let [value] = values[..] else { panic!("{name} is said {} times", values.len()) };
+        value
+    };
+    for name in ["proxy_buffering", "proxy_request_buffering"] {
+        assert_eq!(value(name), "off", "{name}");
+    }
+    for name in ["proxy_read_timeout", "proxy_send_timeout"] {
+        let seconds: u64 = value(name).trim_end_matches('s').parse().expect("in seconds");
+        assert!(seconds >= 900, "{name}: an upstream may take minutes until a layer's first byte");
+    }
+    // Every place from which something is passed on has them.
+    let servers = text("nginx/binaryrepo.conf");
+    let passes = servers.matches("proxy_pass ").count();
+    assert!(passes >= 2 && servers.matches("include binaryrepo/proxy.conf;").count() == passes);
+    for own in ["proxy_buffering", "proxy_request_buffering", "proxy_read_timeout", "proxy_send_timeout"] {
+        assert!(!servers.contains(own) && !text("nginx/server.conf").contains(own), "{own} is overridden");
+    }
+}
+
 /// An alert on a metric that is called otherwise never fires.
 #[test]
 fn every_alert_watches_a_metric_that_there_is() {

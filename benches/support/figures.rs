@@ -55,12 +55,25 @@ pub struct Verdicts {
 
 impl Verdicts {
     pub fn judge(&mut self, what: &str, figure: &Figure, bound: Bound) {
+        if figure.rounds() == 0 {
+            self.missed += 1;
+            println!("MISSED  {what}: not measured");
+            return;
+        }
         let (kept, text) = match bound {
             Bound::AtLeast(least) => (figure.median() >= least, format!("at least {least}")),
             Bound::AtMost(most) => (figure.median() <= most, format!("at most {most}")),
         };
         self.missed += usize::from(!kept);
         println!("{:<7} {what}: {figure:.2}, {text}", if kept { "kept" } else { "MISSED" });
+    }
+
+    /// Fewer rounds than were wanted show less than is promised.
+    pub fn judge_rounds(&mut self, counted: usize) {
+        if counted < ROUNDS {
+            self.missed += 1;
+            println!("MISSED  {counted} of {ROUNDS} rounds count: this machine is too slow to show more");
+        }
     }
 
     /// With `--strict` a missed bound fails the bench; on a machine with neighbours it may be theirs.

@@ -5,8 +5,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use binaryrepo::Inside;
 use binaryrepo::api::{self, ApiRequest};
-use binaryrepo::config::Config;
+use binaryrepo::config::{Config, Taken};
 use binaryrepo::engine::{Engine, Principal};
 use binaryrepo::reply::Content;
 use binaryrepo::telemetry::{self, LogFormat};
@@ -22,7 +23,7 @@ use tokio::net::UnixStream;
 use tower_service::Service;
 
 use super::error::{CliError, Exit};
-use super::fields::rows;
+use super::fields::{flag, rows, text};
 use super::settings::Place;
 use super::wire::{Broken, CONNECT, causes, exchange, within};
 
@@ -88,14 +89,23 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 /// Asks the server on the data directory, or looks into the data where none runs, and changes nothing there.
-pub fn somebody_can_log_in(config: &Config) -> Result<bool, CliError> {
+pub fn inside(config: &Config) -> Result<Inside, CliError> {
     runtime()?.block_on(async {
         let server = Connection::Socket(config.storage.socket());
         if UnixStream::connect(config.storage.socket()).await.is_err() {
-            return Ok(binaryrepo::has_users(config)?);
+            return Ok(binaryrepo::inside(config)?);
         }
-        let users = server.get("/api/users").await?;
-        Ok(!rows(&users, "users").is_empty() || !rows(&server.get("/api/tokens").await?, "tokens").is_empty())
+        let any = async |what: &str| -> Result<bool, CliError> {
+            Ok(!rows(&server.get(&format!("/api/{what}")).await?, what).is_empty())
+        };
+        let users = any("users").await? || any("tokens").await?;
+        let listed = server.get("/api/repository").await?;
+        let taken = |row: &Value| {
+            let namespace = row.get("upstream_namespace").and_then(Value::as_str).map(str::to_owned);
+            let name = text(row, "name").parse().ok()?;
+            Some(Taken { name, upstream_namespace: namespace, default_mirror: flag(row, "default_mirror") })
+        };
+        Ok(Inside { users, repositories: rows(&listed, "repositories").iter().filter_map(taken).collect() })
     })
 }
 

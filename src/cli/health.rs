@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use binaryrepo::text::parse_duration;
 use bytes::Bytes;
 use http::Request;
 use http::header::{CONNECTION, HOST};
@@ -28,9 +29,23 @@ pub struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
 
-    /// How long it may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
-    timeout: u64,
+    /// How long it may take, 5m at most; a bare number is seconds
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_patience)]
+    timeout: Duration,
+}
+
+const LONGEST: Duration = Duration::from_secs(300);
+
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    let patience = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => parse_duration(text)?,
+    };
+    match patience {
+        Duration::ZERO => Err("nothing is done in no time: write \"5s\"".to_owned()),
+        patience if patience > LONGEST => Err("is more than five minutes".to_owned()),
+        patience => Ok(patience),
+    }
 }
 
 pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
@@ -54,8 +69,7 @@ pub fn run(place: &Place, args: &Args) -> Result<(), CliError> {
         let stream = TcpStream::connect(address).await?;
         exchange(TokioIo::new(stream), request).await
     };
-    let limit = Duration::from_secs(args.timeout);
-    let (status, _) = runtime.block_on(within(limit, work)).map_err(|error| ill(causes(&error)))?;
+    let (status, _) = runtime.block_on(within(args.timeout, work)).map_err(|error| ill(causes(&error)))?;
     if !status.is_success() {
         return Err(ill(format!("it answered {status}")));
     }

@@ -109,20 +109,19 @@ impl SettingFlags {
 pub fn check(place: &Place, flags: &SettingFlags) -> Result<(), CliError> {
     let config = flags.load(place)?;
     output::text_block(&config.effective())?;
+    let inside = connect::inside(&config);
+    if let Ok(inside) = &inside {
+        config.check_serving(inside.users)?;
+        config.check_repositories(&inside.repositories)?;
+    }
     for warning in config.warnings() {
         warn(&warning);
     }
-    match connect::somebody_can_log_in(&config) {
-        Ok(users) => {
-            if users {
-                warn(&config.warning_with_users());
-            }
-            config.check_serving(users)?;
-        }
-        Err(error) => {
-            // Nor whether it may listen beyond loopback: the start will say.
-            eprintln!("warning: whether there are users cannot be told: {}", error.message());
-        }
+    match inside {
+        Ok(inside) if inside.users => warn(&config.warning_with_users()),
+        Ok(_) => {}
+        // Nor whether it may listen beyond loopback, and which repositories would be made: the start will say.
+        Err(error) => eprintln!("warning: what the data directory holds cannot be told: {}", error.message()),
     }
     eprintln!("the configuration can be used");
     Ok(())

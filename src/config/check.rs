@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::{Config, ConfigError};
-use crate::engine::{RemoteSpec, RepositorySpec};
+use crate::engine::{ErrorKind, RemoteSpec, RepositorySpec};
 use crate::names::RepositoryName;
 
 /// Longest path of a Unix socket that Linux takes, without the closing zero.
@@ -18,9 +18,27 @@ pub struct Warning {
     pub hint: String,
 }
 
+/// What a repository of the data directory has for itself alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub name: RepositoryName,
+    pub upstream_namespace: Option<String>,
+    pub default_mirror: bool,
+}
+
 impl Warning {
     fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl Taken {
+    /// The setting that `spec` cannot have beside this repository, and this repository's name.
+    fn keeps_from(&self, spec: &RemoteSpec) -> Option<(&'static str, &RepositoryName)> {
+        let same = spec.upstream_namespace.is_some() && spec.upstream_namespace == self.upstream_namespace;
+        let namespace = same.then_some("upstream_namespace");
+        let mirror = (spec.default_mirror && self.default_mirror).then_some("default_mirror");
+        namespace.or(mirror).map(|setting| (setting, &self.name))
     }
 }
 
@@ -32,24 +50,57 @@ impl Config {
                 "say the scheme and the host alone; a proxy tells its path by X-Forwarded-Prefix",
             ));
         }
-        let mirrors: Vec<_> =
-            self.remotes().filter(|(_, spec)| spec.default_mirror).map(|(name, _)| name).collect();
-        if let [first, second, ..] = mirrors.as_slice() {
-            return Err(ConfigError::new(format!("both {first} and {second} have default_mirror = true"))
-                .with_hint("requests that name no repository can go to one only"));
-        }
-        let mut namespaces: Vec<(&str, &RepositoryName)> = Vec::new();
+        let mut before: Vec<(&RepositoryName, &RemoteSpec)> = Vec::new();
         for (name, spec) in self.remotes() {
-            let Some(namespace) = spec.upstream_namespace.as_deref() else { continue };
-            if let Some((_, other)) = namespaces.iter().find(|(taken, _)| *taken == namespace) {
-                return Err(ConfigError::new(format!(
-                    "both {other} and {name} have upstream_namespace = \"{namespace}\""
-                ))
-                .with_hint("containerd's ?ns= can choose one only"));
+            for (other, earlier) in &before {
+                if spec.default_mirror && earlier.default_mirror {
+                    let why = format!("both {other} and {name} have default_mirror = true");
+                    let hint = "requests that name no repository can go to one only";
+                    return Err(self.about(name, why).with_hint(hint));
+                }
+                let namespace = spec.upstream_namespace.as_deref();
+                if let Some(namespace) =
+                    namespace.filter(|_| namespace == earlier.upstream_namespace.as_deref())
+                {
+                    let why = format!("both {other} and {name} have upstream_namespace = \"{namespace}\"");
+                    return Err(self.about(name, why).with_hint("containerd's ?ns= can choose one only"));
+                }
             }
-            namespaces.push((namespace, name));
+            before.push((name, spec));
         }
         Ok(())
+    }
+
+    /// What keeps a start from making the repositories that are not `there` yet. One that is there stays as it is,
+    /// whatever its entry says.
+    pub fn check_repositories(&self, there: &[Taken]) -> Result<(), ConfigError> {
+        for entry in &self.repositories {
+            let name = &entry.name;
+            if there.iter().any(|other| other.name == *name) {
+                continue;
+            }
+            if let RepositorySpec::Remote(spec) = &entry.spec
+                && let Some((setting, owner)) = there.iter().find_map(|other| other.keeps_from(spec))
+            {
+                let why = format!("{name}: {owner} is there and has {setting}, and only one repository can");
+                return Err(self.about(name, why).with_hint(format!(
+                    "leave it out here, or take it from the other first: binaryrepo repo update {owner} --reset {setting}"
+                )));
+            }
+            // With the files that it names.
+            if let Err(error) = entry.spec.check() {
+                let why = match &error.kind {
+                    ErrorKind::Invalid { field } => format!("{name}: {field}: {error}"),
+                    _ => format!("{name}: {error}"),
+                };
+                return Err(self.about(name, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn about(&self, name: &RepositoryName, message: String) -> ConfigError {
+        ConfigError::new(message).with_place(self.places.get(name))
     }
 
     /// What makes it unusable for a server. Commands that only talk to one do not mind. `users` is whether

@@ -10,23 +10,28 @@ use super::raw::meant;
 /// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// `/etc/binaryrepo.toml, line 3, column 1`
-    place: Option<String>,
-    /// The line and the mark under it.
-    excerpt: Option<String>,
+    place: Option<Place>,
     message: String,
     hint: Option<String>,
+}
+
+/// Where something stands in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// `/etc/binaryrepo.toml, line 3, column 1`
+    name: String,
+    /// The line and the mark under it.
+    excerpt: String,
+    /// The line may hold a password, and is not in the excerpt.
+    hidden: bool,
 }
 
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(place) = &self.place {
-            writeln!(f, "{place}")?;
-        }
-        if let Some(excerpt) = &self.excerpt {
-            writeln!(f, "{excerpt}")?;
+        if let Some(Place { name, excerpt, .. }) = &self.place {
+            writeln!(f, "{name}\n{excerpt}")?;
         }
         f.write_str(&self.message)
     }
@@ -34,7 +39,13 @@ impl fmt::Display for ConfigError {
 
 impl ConfigError {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { place: None, excerpt: None, message: message.into(), hint: None }
+        Self { place: None, message: message.into(), hint: None }
+    }
+
+    /// About something that has its place in the file.
+    pub(super) fn with_place(mut self, place: Option<&Place>) -> Self {
+        self.place = place.cloned();
+        self
     }
 
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -61,19 +72,26 @@ impl ConfigError {
         message: String,
         hint: Option<String>,
     ) -> Self {
+        let place = Place::of(path, text, span);
+        let repeats_value = message.starts_with("invalid type") || message.starts_with("invalid value");
+        let message = match place.hidden && repeats_value {
+            true => "the value is of the wrong type: expected a text".to_owned(),
+            false => message,
+        };
+        Self { place: Some(place), message, hint }
+    }
+}
+
+impl Place {
+    pub(super) fn of(path: &Path, text: &str, span: Range<usize>) -> Self {
         let start = span.start.min(text.len());
         let before = text.get(..start).unwrap_or_default();
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
         let number = before.matches('\n').count() + 1;
         let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        let place = format!("{}, line {number}, column {column}", path.display());
+        let name = format!("{}, line {number}, column {column}", path.display());
         let hidden = may_hold_secret(before, line);
-        let repeats_value = message.starts_with("invalid type") || message.starts_with("invalid value");
-        let message = match hidden && repeats_value {
-            true => "the value is of the wrong type: expected a text".to_owned(),
-            false => message,
-        };
         let width =
             text.get(start..span.end.min(line_start + line.len())).map_or(1, |part| part.chars().count());
         let margin = " ".repeat(number.to_string().len());
@@ -83,7 +101,7 @@ impl ConfigError {
             let mark = format!("{}{}", " ".repeat(column - 1), "^".repeat(width.max(1)));
             format!("{margin} |\n{number} | {}\n{margin} | {mark}", line.replace('\t', " "))
         };
-        Self { place: Some(place), excerpt: Some(excerpt), message, hint }
+        Self { name, excerpt, hidden }
     }
 }
 

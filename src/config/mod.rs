@@ -7,7 +7,7 @@ mod effective;
 mod error;
 mod raw;
 
-pub use check::Warning;
+pub use check::{Taken, Warning};
 pub use error::ConfigError;
 pub use raw::Setting;
 
@@ -16,6 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use error::Place;
 use ipnet::IpNet;
 use url::Url;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// `section.key` of what is not a default -> where it came from.
     origins: BTreeMap<String, String>,
+    /// Where the entries of repositories begin.
+    places: BTreeMap<RepositoryName, Place>,
 }
 
 /// The administrator to begin with.
@@ -242,6 +245,7 @@ impl Config {
         };
         let data_dir = std::path::absolute(&data_dir)
             .map_err(|error| ConfigError::new(format!("storage.path {}: {error}", data_dir.display())))?;
+        let places = layers.places(&path, &text);
         let (raw, origins) = layers.into_parts();
         let config = Self {
             server: raw.server.over(Server::default()),
@@ -252,6 +256,7 @@ impl Config {
             first_admin: first_admin(sources)?,
             file,
             origins,
+            places,
         };
         config.check()?;
         Ok(config)

@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::{Spanned, Table, Value};
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Place};
 use super::{ConfiguredRepository, ENV_PREFIX, Log, Server, Sources, Storage};
 use crate::form::RepositoryForm;
+use crate::names::RepositoryName;
 use crate::telemetry::{LogFormat, check_level};
 use crate::text::{ByteSize, Domain, Host, Limit, Parse, Text, WebUrl, closest};
 
@@ -161,6 +162,13 @@ pub(super) fn read(path: &Path, text: &str, sources: &Sources) -> Result<Layers,
 impl Layers {
     pub fn data_dir(&self) -> Option<PathBuf> {
         self.raw.storage.path.as_ref().map(|Text(path)| path.clone())
+    }
+
+    /// Where each entry begins. An entry without a name is refused by [`Self::repositories`].
+    pub fn places(&self, path: &Path, text: &str) -> BTreeMap<RepositoryName, Place> {
+        let named =
+            self.entries.iter().filter_map(|entry| Some((entry.get_ref().name()?.clone(), entry.span())));
+        named.map(|(name, span)| (name, Place::of(path, text, span))).collect()
     }
 
     pub fn repositories(

@@ -234,16 +234,7 @@ impl Repositories {
     }
 
     fn kind(&self, spec: RepositorySpec) -> Result<RepositoryKind, EngineError> {
-        Ok(match spec {
-            RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
-            RepositorySpec::Remote(spec) => {
-                let mut origins = vec![self.origin(&spec, &spec.remote_url, true)?];
-                for mirror in &spec.mirrors {
-                    origins.push(self.origin(&spec, mirror, false)?);
-                }
-                RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
-            }
-        })
+        kind(spec, self.timeouts, &self.clock)
     }
 
     /// A remote as it was stored. Should a file that it names be gone meanwhile, it serves what it has: one
@@ -262,42 +253,66 @@ impl Repositories {
         }
     }
 
-    /// Credentials are for `remote_url` alone; a mirror is another party.
-    fn origin(&self, spec: &RemoteSpec, base: &Url, main: bool) -> Result<Upstream, EngineError> {
-        let password = match (&spec.password, &spec.password_file) {
-            _ if !main => None,
-            (Some(password), _) => Some(password.expose().to_owned()),
-            (None, Some(path)) => Some(read_password(path)?),
-            (None, None) => None,
-        };
-        let settings = Settings {
-            username: spec.username.clone().filter(|_| main),
-            password: password.map(SecretString::from),
-            ca_file: spec.ca_file.clone(),
-            allowed_hosts: spec.allowed_hosts.clone(),
-            timeouts: self.timeouts,
-            ..Settings::new(base.clone())
-        };
-        Upstream::new(settings, self.clock.clone()).map_err(|error| {
-            let field = match error {
-                SettingsError::CaFile { .. } => "ca_file",
-                SettingsError::AllowedHost(_) => "allowed_hosts",
-                SettingsError::HalfCredentials | SettingsError::Credentials => "username",
-                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => {
-                    "remote_url"
-                }
-                SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
-            };
-            EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
-        })
-    }
-
     fn enter(&self, repository: Repository) -> Arc<Repository> {
         let repository = Arc::new(repository);
         self.by_id.insert(repository.id, Arc::clone(&repository));
         self.by_name.insert(repository.name.clone(), Arc::clone(&repository));
         repository
     }
+}
+
+impl RepositorySpec {
+    /// Why no repository can be made of this: a file that it names is missing or of another kind.
+    pub fn check(&self) -> Result<(), EngineError> {
+        kind(self.clone(), Timeouts::default(), &Clock::new()).map(drop)
+    }
+}
+
+fn kind(spec: RepositorySpec, timeouts: Timeouts, clock: &Clock) -> Result<RepositoryKind, EngineError> {
+    Ok(match spec {
+        RepositorySpec::Local(spec) => RepositoryKind::Local(spec),
+        RepositorySpec::Remote(spec) => {
+            let mut origins = vec![origin(&spec, &spec.remote_url, true, timeouts, clock)?];
+            for mirror in &spec.mirrors {
+                origins.push(origin(&spec, mirror, false, timeouts, clock)?);
+            }
+            RepositoryKind::Remote(Box::new(Remote::new(*spec, origins)))
+        }
+    })
+}
+
+/// Credentials are for `remote_url` alone; a mirror is another party.
+fn origin(
+    spec: &RemoteSpec,
+    base: &Url,
+    main: bool,
+    timeouts: Timeouts,
+    clock: &Clock,
+) -> Result<Upstream, EngineError> {
+    let password = match (&spec.password, &spec.password_file) {
+        _ if !main => None,
+        (Some(password), _) => Some(password.expose().to_owned()),
+        (None, Some(path)) => Some(read_password(path)?),
+        (None, None) => None,
+    };
+    let settings = Settings {
+        username: spec.username.clone().filter(|_| main),
+        password: password.map(SecretString::from),
+        ca_file: spec.ca_file.clone(),
+        allowed_hosts: spec.allowed_hosts.clone(),
+        timeouts,
+        ..Settings::new(base.clone())
+    };
+    Upstream::new(settings, clock.clone()).map_err(|error| {
+        let field = match error {
+            SettingsError::CaFile { .. } => "ca_file",
+            SettingsError::AllowedHost(_) => "allowed_hosts",
+            SettingsError::HalfCredentials | SettingsError::Credentials => "username",
+            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) if main => "remote_url",
+            SettingsError::Address | SettingsError::Extras | SettingsError::Tls(_) => "mirrors",
+        };
+        EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, error.to_string())
+    })
 }
 
 fn unknown(name: &RepositoryName) -> EngineError {

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::pin::Pin;
 
-pub use self::redb::{CopyFile, Opened, Options, RedbMeta, SCHEMA, has_rows};
+pub use self::redb::{CopyFile, Opened, Options, RedbMeta, SCHEMA, has_rows, rows};
 pub use batch::{Batch, Durability};
 pub use record::{
     AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,

@@ -34,7 +34,8 @@ pub use self::copy::CopyFile;
 use self::file::{FileMedium, Medium, Opening};
 pub use self::upgrade::SCHEMA;
 use self::writer::{Message, Reply, Writer};
-use super::{Applying, Batch, Meta, MetaError, Pair, Table};
+use super::record::decode_row;
+use super::{Applying, Batch, Meta, MetaError, Pair, Row, Table};
 
 /// How many batches may wait for the writer; who comes then waits before handing over its own.
 const QUEUE: usize = 1024;
@@ -322,6 +323,22 @@ pub fn has_rows(path: &Path, tables: &[Table]) -> Result<bool, MetaError> {
         }
     }
     Ok(false)
+}
+
+/// The rows of a table, as [`has_rows`] looks.
+pub fn rows<R: Row>(path: &Path) -> Result<Vec<R>, MetaError> {
+    let transaction = ReadOnlyDatabase::open(path).map_err(read_error)?.begin_read().map_err(read_error)?;
+    let table = match transaction.open_table(definition(R::TABLE)) {
+        Ok(table) => table,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        Err(error) => return Err(read_error(error)),
+    };
+    let mut found = Vec::new();
+    for row in table.range::<&[u8]>(..).map_err(read_error)? {
+        let (key, value) = row.map_err(read_error)?;
+        found.push(decode_row(key.value(), value.value())?);
+    }
+    Ok(found)
 }
 
 const fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {

@@ -11,7 +11,11 @@ mod client;
 #[path = "../server/process.rs"]
 mod process;
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod attack;
+mod mapped;
 mod nginx;
 mod slow;
 mod table;

@@ -103,15 +103,25 @@ impl Process {
         Self::launch(&["--data-dir", dir.to_str().unwrap(), "--log-format", "text"])
     }
 
-    fn launch(flags: &[&str]) -> Self {
+    pub fn launch(flags: &[&str]) -> Self {
+        Self::launch_with(flags, &[])
+    }
+
+    fn launch_with(flags: &[&str], env: &[(&str, &str)]) -> Self {
         let fixed = ["serve", "--listen", "127.0.0.1:0", "--set", "storage.min_free=0"];
-        let mut child = binary(&[&fixed, flags].concat()).spawn().unwrap();
+        let mut child = binary(&[&fixed, flags].concat()).envs(env.iter().copied()).spawn().unwrap();
         let stdout = Pipe::of(child.stdout.take().unwrap());
         let stderr = Pipe::of(child.stderr.take().unwrap());
         let address = ([127, 0, 0, 1], 0).into();
         let mut this = Self { child, address, stdout, stderr };
         this.address = this.eventually("it listens", Self::listening);
         this
+    }
+
+    /// With these variables in its environment.
+    pub fn start_with_env(dir: &TempDir, env: &[(&str, &str)]) -> Self {
+        let path = dir.path().to_str().unwrap();
+        Self::launch_with(&["--data-dir", path, "--log-format", "json"], env)
     }
 
     fn listening(&self) -> Option<SocketAddr> {
@@ -136,6 +146,12 @@ impl Process {
     /// Sends a signal to this process alone.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Stops it in order.
+    pub fn end(mut self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.wait(), 0);
     }
 
     /// Waits for the end. The exit code; -1: by a signal.

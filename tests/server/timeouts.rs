@@ -125,6 +125,7 @@ async fn a_slow_client_is_served_to_the_end() {
     assert_eq!(answer.body, image.layers[0].bytes);
 }
 
+/// That there is a limit at all is shown with the other settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_over_the_limit_wait_and_are_served() {
     let house = House::with(&[("server.max_connections", "2"), ("server.header_timeout", "500ms")]).await;

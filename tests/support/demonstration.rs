@@ -20,7 +20,7 @@ pub struct Scene {
 pub struct Outcome {
     clients: usize,
     /// What the upstream itself has counted.
-    gets: usize,
+    pub gets: usize,
     fetched: u64,
     herd: Output,
 }
@@ -46,7 +46,11 @@ pub async fn play(scene: Scene) -> Outcome {
 impl Outcome {
     /// One GET, and every client was served.
     pub fn is_as_promised(&self) -> bool {
-        self.gets == 1 && self.herd.status.success()
+        self.gets == 1 && self.herd_succeeded()
+    }
+
+    pub fn herd_succeeded(&self) -> bool {
+        self.herd.status.success()
     }
 
     pub fn story(&self) -> String {
