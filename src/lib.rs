@@ -266,7 +266,7 @@ pub fn inside(config: &Config) -> Result<Inside, StartError> {
         });
         Ok(Inside { users, repositories: repositories.collect() })
     };
-    read().map_err(|error| unusable(config, error))
+    read().map_err(|error| not_opened(config, &OpenError::Meta(error)))
 }
 
 async fn open(config: &Config) -> Result<Engine, StartError> {
@@ -280,7 +280,7 @@ async fn open(config: &Config) -> Result<Engine, StartError> {
     let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
     opened.map_err(|error| match error {
         OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
-        error => unusable(config, error),
+        error => not_opened(config, &error),
     })
 }
 
@@ -412,6 +412,19 @@ fn admin_token(config: &Config) -> io::Result<(Secret, Option<PathBuf>)> {
 
 fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
     StartError::DataDir { path: config.storage.path.clone(), why: error.to_string(), hint: None }
+}
+
+fn not_opened(config: &Config, error: &OpenError) -> StartError {
+    let path = config.storage.path.clone();
+    let hint = matches!(error, OpenError::Meta(MetaError::Corrupt(_))).then(|| {
+        format!(
+            "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
+             --data-dir {dir}`",
+            path.join(METADATA).display(),
+            dir = path.display()
+        )
+    });
+    StartError::DataDir { path, why: error.to_string(), hint }
 }
 
 #[cfg(test)]

@@ -51,8 +51,10 @@ pub struct FlightId(pub u64);
 pub enum Failure {
     /// Refused, reset, timed out, 5xx, after all attempts. Remembered 2 s.
     Transport,
-    /// 404, or 401/403 with a good token. Ends this source only. Remembered `negative_ttl`.
+    /// 404, or 401/403 with a token just granted. Ends this source only. Remembered `negative_ttl`.
     NotFound,
+    /// 403 that may be about something else than the content: to who has nothing as if it were absent. As above.
+    Forbidden,
     /// 429; remembered until the upstream's word, at most 300 s.
     RateLimited { retry_after_ms: u64 },
     /// The bytes did not match. Remembered 60 s.

@@ -41,7 +41,8 @@ pub async fn start(
         return Ok(begun.with_header(OCI_CHUNK_MIN_LENGTH, &CHUNK_MIN.to_string()));
     };
     let whole = async {
-        let upload = call.engine.upload(scope, call.principal(), &id).await?;
+        let mut upload = call.engine.upload(scope, call.principal(), &id).await?;
+        upload.is_nameless();
         finish(call, upload, &digest, body).await
     };
     let answer = whole.await;
@@ -71,7 +72,7 @@ pub async fn step(
             Ok(upload) => finish(call, upload, &digest, body).await,
             // The answer to the first one was lost.
             Err(EngineError { kind: ErrorKind::UploadUnknown, .. })
-                if engine.has_uploaded(scope, call.principal(), id, &digest) =>
+                if engine.has_uploaded(scope, call.principal(), id, &digest).await? =>
             {
                 Ok(created(call, &digest))
             }

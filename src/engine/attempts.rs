@@ -107,6 +107,7 @@ impl<'a> Attempts<'a> {
 pub(super) fn failure(error: &UpstreamError) -> Failure {
     match error.kind {
         Kind::NotFound | Kind::Denied => Failure::NotFound,
+        Kind::Forbidden => Failure::Forbidden,
         Kind::RateLimited if !Bug::RateLimitHidden.is_planted() => {
             let span = error.retry_after.unwrap_or(Duration::from_secs(30));
             Failure::RateLimited { retry_after_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX) }

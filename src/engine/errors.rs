@@ -18,6 +18,39 @@ impl From<Full> for EngineError {
     }
 }
 
+/// Why a remote has nothing to show.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// The upstream answers, and does not have it.
+    Gone(EngineError),
+    /// It does not answer well, or not in time, or we failed: what it has is not known.
+    Failed(EngineError),
+}
+
+impl Missed {
+    pub fn of(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -> Self {
+        let error = refused(why, story, unknown);
+        match why {
+            Refusal::Failed(Failure::NotFound) | Refusal::Remembered(Failure::NotFound) => Self::Gone(error),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+impl From<EngineError> for Missed {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Missed> for EngineError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Gone(error) | Missed::Failed(error) => error,
+        }
+    }
+}
+
 /// `unknown` is what an upstream's 404 means here: no such manifest, or no such blob.
 pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -> EngineError {
     let (failure, remembered) = match why {
@@ -32,6 +65,7 @@ pub(super) fn refused(why: Refusal, story: Option<&Story>, unknown: ErrorKind) -
     let told = story.map(|story| story.message.as_ref());
     let error = match failure {
         Failure::NotFound => EngineError::new(unknown, told.unwrap_or("the upstream does not have it")),
+        Failure::Forbidden => EngineError::new(unknown, told.unwrap_or("the upstream refuses access")),
         Failure::RateLimited { retry_after_ms } => {
             let after = Duration::from_millis(retry_after_ms).min(LONGEST_RETRY);
             let message = told.unwrap_or("the upstream limits how often it may be asked");

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod actor;
+mod announced;
 mod answers;
 mod attempts;
 mod backup;
@@ -40,6 +41,7 @@ mod settings;
 mod shared;
 mod sweep;
 mod sweeps;
+mod tags;
 mod tidy;
 mod touched;
 mod turns;

@@ -372,7 +372,10 @@ impl Flight<'_> {
             };
             if !matches!(error.kind, Kind::NotFound | Kind::Denied | Kind::HeadUnsupported) {
                 metrics.upstream_error(name, error.kind.as_str());
-                self.repository.note_health(false, self.shared.clock.now());
+                // That may be meant for this image alone.
+                if error.kind != Kind::Forbidden {
+                    self.repository.note_health(false, self.shared.clock.now());
+                }
                 tracing::info!(repository = name, operation, upstream = origin.host_label(), %error,
                     "an upstream did not answer well");
             }

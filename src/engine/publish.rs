@@ -23,7 +23,7 @@ use crate::meta::{
 };
 use crate::names::{Digest, RepositoryId};
 use crate::planted::Bug;
-use crate::store::{Draft, Durability};
+use crate::store::{Draft, Durability, Trouble};
 
 /// A row that others change at the same time is looked at again this often.
 const TRIES: usize = 5;
@@ -220,11 +220,19 @@ impl Engine {
         let promoted = shared
             .read(move |shared| {
                 let Some(copy) = shared.meta.get::<CopyRow>(&digest)? else { return Ok(None) };
-                let promoted = shared.store.promote(&digest).map_err(|error| not_kept_by_disk(&error))?;
-                Ok(promoted.then_some(copy))
+                Ok(Some(shared.store.promote(&digest).map(|promoted| promoted.then_some(copy))))
             })
             .await?;
-        let Some(copy) = promoted else { return Ok(false) };
+        let copy = match promoted {
+            Some(Ok(Some(copy))) => copy,
+            None | Some(Ok(None)) => return Ok(false),
+            Some(Err(error)) => {
+                if Trouble::of(&error) != Trouble::Shortage {
+                    self.lost(&digest).await;
+                }
+                return Err(not_kept_by_disk(&error));
+            }
+        };
         let mut batch = Batch::new(Commit::Durable);
         batch.require_equal(&digest, &copy);
         batch.put(&digest, &durable_copy(shared, copy.size, repository));

@@ -10,6 +10,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::accounts::Accounts;
+use super::announced::Announced;
 use super::answers::Answers;
 use super::documents::Sizes;
 use super::drafts::Drafts;
@@ -43,8 +44,7 @@ pub(super) struct Shared {
     pub touched: Touched,
     pub turns: Turns,
     pub uploads: Uploads,
-    /// Bytes that clients have announced and not sent yet.
-    pub promised: Arc<AtomicU64>,
+    pub announced: Announced,
     pub sizes: Sizes,
     pub settings: Settings,
     pub tasks: Tasks,
@@ -86,7 +86,7 @@ impl Shared {
             touched: Touched::default(),
             turns: Turns::new(),
             uploads: Uploads::default(),
-            promised: Arc::default(),
+            announced: Announced::default(),
             sizes: Sizes::default(),
             tasks: Tasks::default(),
             room: Room::new(parts.clock.clone()),

@@ -2,7 +2,6 @@
 //! Must not know: why the cache chose a victim.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::actor::Coordination;
@@ -128,9 +127,9 @@ pub(super) async fn space(shared: &Arc<Shared>, coordination: &Coordination) {
     let cached = counts.bytes();
     match shared.read(|shared| Ok(shared.store.space()?)).await {
         Ok(space) => {
+            let limit = shared.settings.limit(cached, space.free, space.total);
             // What uploads have announced will not stay free.
-            let free = space.free.saturating_sub(shared.promised.load(Ordering::Relaxed));
-            let limit = shared.settings.limit(cached, free, space.total);
+            let limit = limit.min(shared.announced.leave(cached.saturating_add(space.free)));
             coordination.tell(Event::Space { limit }).await;
         }
         Err(error) => tracing::error!(%error, "the free space cannot be read"),
@@ -158,10 +157,11 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
             () = shared.room.wanted() => true,
             () = shared.tasks.stopping() => return,
         };
-        space(&shared, &coordination).await;
         if out_of_turn {
-            settle(&shared, &coordination).await;
+            make_room(&shared, &coordination).await;
             shared.room.made();
+        } else {
+            space(&shared, &coordination).await;
         }
         if shared.clock.now() >= notes_due {
             notes_due = shared.clock.now().after(NOTES_EVERY);
@@ -178,6 +178,12 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
             }
         }
     }
+}
+
+/// Has what must go be gone, out of turn.
+pub(super) async fn make_room(shared: &Arc<Shared>, coordination: &Coordination) {
+    space(shared, coordination).await;
+    settle(shared, coordination).await;
 }
 
 /// Waits until what must go has gone; not for ever, since more may be chosen meanwhile.

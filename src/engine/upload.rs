@@ -4,29 +4,28 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard;
 
 use super::Engine;
 use super::accounts::Principal;
+use super::announced::Announcement;
 use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
 use super::shared::Shared;
 use super::sweep;
 use super::uploads::{self, Session, State};
+use crate::meta::{LinkRow, MetaExt as _};
 use crate::names::{Algorithm, Digest, UploadId};
-use crate::store::{Asleep, Draft, Trouble};
+use crate::store::{Asleep, Draft, Space, Trouble};
 
-/// Free bytes that uploads leave: the metadata needs some to note anything at all.
-const FLOOR: u64 = 64 << 20;
 /// How often an upload asks for the free space, and has the disk begin with what came.
 const LOOK_EVERY: u64 = 16 << 20;
-/// How long evictions get to make room for an upload that says how large it is.
-const MAKE_ROOM: Duration = Duration::from_millis(500);
+/// What to do where there is no upload to go on with.
+const PUSH_AGAIN: &str = "push the blob again when there is";
+const NOT_KEPT: &str = "the disk does not keep the blob; push it again";
 
 /// An upload that this request alone works on. Dropped, it rests with the bytes that came.
 pub struct Upload {
@@ -38,7 +37,9 @@ pub struct Upload {
     algorithm: Algorithm,
     /// Bytes until the next look at the disk.
     look_in: u64,
-    promised: Option<Promise>,
+    announced: Announcement,
+    /// It can be gone on with by another request.
+    has_name: bool,
 }
 
 impl Engine {
@@ -79,13 +80,14 @@ impl Engine {
             Err(NotWoken { state: None, error }) => {
                 // Its file cannot be opened: there is nothing to go on with.
                 drop(state);
-                uploads::give_up(&self.shared, &session).await?;
+                uploads::lost(&self.shared, &session).await;
                 return Err(error);
             }
         };
         uploads::used(&self.shared, &session, algorithm).await;
         session.set_len(draft.as_ref().map_or(0, Draft::len));
-        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, promised: None })
+        let announced = self.shared.announced.join();
+        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, announced, has_name: true })
     }
 
     /// How many bytes of an upload came. Asking takes it from nobody: who asks and who writes do not meet.
@@ -110,9 +112,21 @@ impl Engine {
         uploads::expire(&self.shared).await;
     }
 
-    /// Whether this upload ended with this digest already, and the answer got lost.
-    pub fn has_uploaded(&self, scope: &Scope, by: &Principal, id: &UploadId, digest: &Digest) -> bool {
-        self.shared.uploads.has_finished(id, &source(scope), by, digest)
+    /// Whether this upload ended with this digest already, and the answer got lost. What the image has lost since is to
+    /// be pushed again.
+    pub async fn has_uploaded(
+        &self,
+        scope: &Scope,
+        by: &Principal,
+        id: &UploadId,
+        digest: &Digest,
+    ) -> Result<bool, EngineError> {
+        let image = source(scope);
+        if !self.shared.uploads.has_finished(id, &image, by, digest) {
+            return Ok(false);
+        }
+        let key = (image.repository, image.image, *digest);
+        self.shared.read(move |shared| Ok(shared.meta.get::<LinkRow>(&key)?.is_some())).await
     }
 
     async fn wake(&self, session: &Session, state: State) -> Result<(Option<Draft>, Algorithm), NotWoken> {
@@ -132,7 +146,7 @@ impl Engine {
                     self.shared.read(woken).await?.map_err(|Asleep { resting, error }| {
                         NotWoken::by_disk(State::Resting(resting), error)
                     })?;
-                let draft = woken.ok_or_else(unknown)?;
+                let draft = woken.ok_or_else(file_gone)?;
                 let algorithm = draft.algorithm();
                 Ok((Some(draft), algorithm))
             }
@@ -160,7 +174,7 @@ impl Upload {
         Err(EngineError::new(ErrorKind::UploadOutOfOrder { at }, message))
     }
 
-    /// Makes sure that `more` bytes have room before the first of them is read.
+    /// Makes sure that `more` bytes have room, beside what others have announced, before the first of them is read.
     pub async fn expect(&mut self, more: u64) -> Result<(), EngineError> {
         let size = self.len().saturating_add(more);
         let space = self.space().await?;
@@ -168,13 +182,23 @@ impl Upload {
             let message = format!("{size} bytes are more than the disk has: {}", space.total);
             return Err(EngineError::new(ErrorKind::TooLarge, message));
         }
-        self.promised = Some(Promise::new(&self.engine, more));
-        if space.free >= more.saturating_add(FLOOR) {
+        if self.announced.announce(more, space.free) {
             return Ok(());
         }
-        sweep::space(&self.engine.shared, &self.engine.coordination).await;
-        tokio::time::sleep(MAKE_ROOM).await;
-        if self.space().await?.free >= more.saturating_add(FLOOR) { Ok(()) } else { Err(full()) }
+        let cached = self.engine.coordination.counts().await.present_bytes;
+        // Nothing goes for what does not fit even so.
+        if self.announced.fits(more, space.free.saturating_add(cached)) {
+            self.announced.insist(more);
+            if self.make_room(more).await? {
+                return Ok(());
+            }
+        }
+        Err(self.full())
+    }
+
+    /// Nobody but this request knows of the upload: after an error it is over.
+    pub fn is_nameless(&mut self) {
+        self.has_name = false;
     }
 
     /// Hashes with this algorithm from the start, if nothing came yet: later that takes a second look at all of it.
@@ -195,11 +219,10 @@ impl Upload {
         }
         self.look_at_the_disk(bytes).await?;
         let draft = self.draft().await?;
-        draft.append(chunks).await.map_err(|error| refused_by_disk(&error))?;
+        let appended = draft.append(chunks).await;
+        appended.map_err(|error| self.refused_by_disk(&error))?;
         self.session.set_len(self.len());
-        if let Some(promised) = &mut self.promised {
-            promised.keep(bytes);
-        }
+        self.announced.came(bytes);
         Ok(())
     }
 
@@ -207,9 +230,9 @@ impl Upload {
     /// over either way. Runs to its end also where the caller stops waiting.
     pub async fn finish(mut self, digest: &Digest) -> Result<u64, EngineError> {
         let draft = self.draft().await?;
-        let hashed = draft.rehash(digest.algorithm()).await.map_err(|error| refused_by_disk(&error));
+        let hashed = draft.rehash(digest.algorithm()).await;
         let found = draft.digest();
-        hashed?;
+        hashed.map_err(|error| self.refused_by_disk(&error))?;
         if found != *digest {
             uploads::give_up(&self.engine.shared, &self.session).await?;
             let message = format!("the {} bytes that came are {found}, not {digest}", self.len());
@@ -225,14 +248,9 @@ impl Upload {
     async fn draft(&mut self) -> Result<&mut Draft, EngineError> {
         if self.draft.is_none() {
             let (id, algorithm) = (self.session.draft, self.algorithm);
-            let made = self
-                .engine
-                .shared
-                .read(move |shared| {
-                    shared.store.create_draft(id, algorithm).map_err(|error| refused_by_disk(&error))
-                })
-                .await;
-            self.draft = Some(made?);
+            let make = move |shared: &Shared| Ok(shared.store.create_draft(id, algorithm));
+            let made = self.engine.shared.read(make).await?;
+            self.draft = Some(made.map_err(|error| self.refused_by_disk(&error))?);
         }
         Ok(self.draft.as_mut().expect("there is one by now"))
     }
@@ -243,19 +261,40 @@ impl Upload {
             self.look_in = left;
             return Ok(());
         }
-        if self.space().await?.free < bytes.saturating_add(FLOOR) {
-            sweep::space(&self.engine.shared, &self.engine.coordination).await;
-            return Err(full());
+        if !self.announced.fits(bytes, self.space().await?.free) && !self.make_room(bytes).await? {
+            return Err(self.full());
         }
-        if let Some(draft) = &mut self.draft {
-            draft.sync_ahead(LOOK_EVERY).await.map_err(|error| refused_by_disk(&error))?;
+        if let Some(draft) = &mut self.draft
+            && let Err(error) = draft.sync_ahead(LOOK_EVERY).await
+        {
+            uploads::lost(&self.engine.shared, &self.session).await;
+            return Err(not_kept_by_disk(&error));
         }
         self.look_in = LOOK_EVERY;
         Ok(())
     }
 
-    async fn space(&self) -> Result<crate::store::Space, EngineError> {
+    /// Has cached content go for what is announced. Answers whether `bytes` have room then.
+    async fn make_room(&self, bytes: u64) -> Result<bool, EngineError> {
+        sweep::make_room(&self.engine.shared, &self.engine.coordination).await;
+        Ok(self.announced.fits(bytes, self.space().await?.free))
+    }
+
+    async fn space(&self) -> Result<Space, EngineError> {
         self.engine.shared.read(|shared| Ok(shared.store.space()?)).await
+    }
+
+    /// Nothing that was acknowledged is lost by it.
+    fn full(&self) -> EngineError {
+        no_space(if self.has_name { "the upload can go on when there is" } else { PUSH_AGAIN })
+    }
+
+    fn refused_by_disk(&self, error: &io::Error) -> EngineError {
+        if Trouble::of(error) == Trouble::Full {
+            return self.full();
+        }
+        tracing::error!(%error, "the disk does not take an upload");
+        EngineError::new(ErrorKind::Overloaded, "the disk does not take the upload right now")
     }
 }
 
@@ -295,59 +334,26 @@ impl From<EngineError> for NotWoken {
     }
 }
 
-/// Bytes that a client has announced and the disk does not hold yet: the cache makes room for them.
-struct Promise {
-    all: Arc<AtomicU64>,
-    left: u64,
-}
-
-impl Promise {
-    fn new(engine: &Engine, bytes: u64) -> Self {
-        let all = Arc::clone(&engine.shared.promised);
-        all.fetch_add(bytes, Ordering::Relaxed);
-        Self { all, left: bytes }
-    }
-
-    fn keep(&mut self, bytes: u64) {
-        let kept = bytes.min(self.left);
-        self.left -= kept;
-        self.all.fetch_sub(kept, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.left, Ordering::Relaxed);
-    }
-}
-
 fn unknown() -> EngineError {
     EngineError::new(ErrorKind::UploadUnknown, "there is no such upload of this image, or it has ended")
 }
 
-/// Nothing that was acknowledged is lost by it, and an upload can go on when there is room again.
-pub(super) fn full() -> EngineError {
-    no_space("the upload can go on when there is")
-}
-
-pub(super) fn refused_by_disk(error: &io::Error) -> EngineError {
-    if Trouble::of(error) == Trouble::Full {
-        return full();
-    }
-    tracing::error!(%error, "the disk does not take an upload");
-    EngineError::new(ErrorKind::Overloaded, "the disk does not take the upload right now")
+/// The file of a draft goes as soon as the disk has lost a write to it.
+fn file_gone() -> EngineError {
+    EngineError::new(ErrorKind::Overloaded, NOT_KEPT)
 }
 
 /// Of a blob that came whole and could not be made durable. What the disk has of it is not known, so its upload is
 /// over.
 pub(super) fn not_kept_by_disk(error: &io::Error) -> EngineError {
     if Trouble::of(error) == Trouble::Full {
-        return no_space("push the blob again when there is");
+        return no_space(PUSH_AGAIN);
     }
     tracing::error!(%error, "the disk does not keep a blob");
-    EngineError::new(ErrorKind::Overloaded, "the disk does not keep the blob; push it again")
+    EngineError::new(ErrorKind::Overloaded, NOT_KEPT)
 }
 
 fn no_space(then: &str) -> EngineError {
+    tracing::warn!("no space left on the disk for an upload");
     EngineError::new(ErrorKind::Overloaded, format!("there is no space left on the disk; {then}"))
 }

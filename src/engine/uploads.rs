@@ -243,11 +243,23 @@ pub(super) async fn give_up_all(shared: &Arc<Shared>, repository: RepositoryId) 
 
 /// Ends a session without a blob. Its file goes now, or when whoever works on it stops.
 pub(super) async fn give_up(shared: &Arc<Shared>, session: &Session) -> Result<(), EngineError> {
+    remove(shared, session, Durability::Relaxed).await
+}
+
+/// Ends a session whose draft has lost a write: no later start may take it up.
+pub(super) async fn lost(shared: &Arc<Shared>, session: &Session) {
+    if let Err(error) = remove(shared, session, Durability::Durable).await {
+        // Its file is gone, so it comes to life as an empty one at the worst.
+        tracing::warn!(%error, "the row of a lost upload stays until the next start");
+    }
+}
+
+async fn remove(shared: &Arc<Shared>, session: &Session, durability: Durability) -> Result<(), EngineError> {
     if !shared.uploads.end(session) {
         return Ok(());
     }
     // The row first: a file without one goes at the next start, a row without its file would come to life again.
-    let mut batch = Batch::new(Durability::Relaxed);
+    let mut batch = Batch::new(durability);
     batch.delete::<SessionRow>(&session.id);
     let forgotten = shared.meta.apply(batch).await;
     if let Ok(mut state) = session.state.try_lock() {

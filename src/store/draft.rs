@@ -213,21 +213,31 @@ impl Draft {
     }
 
     /// Has the disk begin with what was appended so far, where that is `least` bytes more than at the last time.
-    /// Runs beside further appends, so that a durable publishing finds less to wait for.
+    /// Runs beside further appends, so that a durable publishing finds less to wait for. An error is that of the sync
+    /// before: the draft is lost.
     pub async fn sync_ahead(&mut self, least: u64) -> io::Result<()> {
         let running = self.syncing.as_ref().is_some_and(|syncing| !syncing.is_finished());
-        if running || self.len() - self.synced < least {
+        if running {
             return Ok(());
         }
         self.finish_sync().await?;
+        if self.len() - self.synced < least {
+            return Ok(());
+        }
         self.synced = self.len();
-        let file = Arc::clone(&self.parts.file);
-        self.syncing = Some(tokio::task::spawn_blocking(move || file.sync_data()));
+        let (id, file, layout) = (self.id(), Arc::clone(&self.parts.file), Arc::clone(&self.parts.layout));
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            file.sync_data().inspect_err(|error| {
+                tracing::error!(draft = id.0, %error, "a write to a draft was lost: it is removed");
+                // At once, whoever hears of it: the next start would find the file, sync it and believe that.
+                remove_draft(&layout, id);
+            })
+        }));
         Ok(())
     }
 
     /// Waits for the sync that runs. The kernel tells of a lost write once: who has heard it must not sync again and
-    /// believe that, so the draft is lost from then on.
+    /// believe that, so the draft is lost from then on, and its file is gone.
     async fn finish_sync(&mut self) -> io::Result<()> {
         if let Some(syncing) = &mut self.syncing {
             let synced = syncing.await.map_err(io::Error::other).flatten();
@@ -323,15 +333,19 @@ impl Draft {
         self.remove();
     }
 
-    /// Ends every tail with `why` and leaves the file, synced, for the next start to go on from.
+    /// Ends every tail with `why` and leaves the file, synced, for the next start to go on from. One that cannot be
+    /// synced goes.
     pub async fn keep(mut self, why: Arc<str>) -> io::Result<Checkpoint> {
         self.end(End::Failed(why));
         let lane = self.parts.lane.clone();
         lane.run(move || {
             let checkpoint = self.checkpoint();
-            self.parts.file.cut(checkpoint.len)?;
-            self.parts.file.sync_data()?;
-            Ok(checkpoint)
+            let kept = self.parts.file.cut(checkpoint.len).and_then(|()| self.parts.file.sync_data());
+            if kept.is_err() {
+                // The next start would find it, and a later sync of the same bytes would be believed.
+                self.remove();
+            }
+            kept.map(|()| checkpoint)
         })
         .await
     }
@@ -374,11 +388,7 @@ impl Draft {
             return;
         }
         let (id, layout) = (self.parts.id, Arc::clone(&self.parts.layout));
-        self.parts.lane.post(move || {
-            if let Err(error) = layout.remove_draft(id) {
-                tracing::warn!(draft = id.0, %error, "a draft was not removed");
-            }
-        });
+        self.parts.lane.post(move || remove_draft(&layout, id));
     }
 }
 
@@ -418,6 +428,12 @@ impl Growth {
             progress.readable > before
         });
         Ok(())
+    }
+}
+
+fn remove_draft(layout: &Layout, id: DraftId) {
+    if let Err(error) = layout.remove_draft(id) {
+        tracing::warn!(draft = id.0, %error, "a draft was not removed");
     }
 }
 

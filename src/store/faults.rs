@@ -63,7 +63,7 @@ mod planted {
     pub enum Strike {
         /// It fails with this `errno`.
         Fail(i32),
-        /// It handles no more than so many bytes.
+        /// It handles no more than so many bytes, or finds no more free.
         Short(usize),
     }
 

@@ -157,9 +157,16 @@ impl Store for FsStore {
 
     fn promote(&self, digest: &Digest) -> io::Result<bool> {
         let Some(file) = self.layout.open_blob(digest)? else { return Ok(false) };
-        self.file(file).sync_data()?;
-        self.layout.sync_shard(digest)?;
-        Ok(true)
+        let file = self.file(file);
+        let synced = file.sync_data().and_then(|()| self.layout.sync_shard(digest));
+        if let Err(error) = &synced {
+            tracing::error!(%digest, %error, "a blob cannot be made durable: it is set aside");
+            let aside = file.identity().and_then(|only| self.layout.quarantine(digest, Some(only)));
+            if let Err(error) = aside {
+                tracing::error!(%digest, %error, "it cannot be set aside either");
+            }
+        }
+        synced.map(|()| true)
     }
 }
 

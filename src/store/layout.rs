@@ -42,11 +42,7 @@ pub(super) struct Layout {
 impl Layout {
     /// Makes what is missing and syncs the names, so that later only a blob's own shard needs a sync.
     pub(super) fn open(path: &Path, faults: Faults) -> io::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE.as_raw_mode())
-            .create(path)
-            .map_err(|error| named(error, path, "cannot create"))?;
+        make_root(path, &faults)?;
         let failed = |error: Errno| named(error.into(), path, "cannot open");
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, directory, Mode::empty()).map_err(failed)?;
@@ -249,13 +245,13 @@ impl Layout {
     }
 
     pub(super) fn space(&self) -> io::Result<Space> {
-        let passed = self.faults.pass(Call::Space);
-        let stat = passed
-            .and_then(|()| rustix::fs::fstatvfs(&self.root))
+        let room = self.faults.room(Call::Space);
+        let (room, stat) = room
+            .and_then(|room| Ok((room as u64, rustix::fs::fstatvfs(&self.root)?)))
             .map_err(|error| named(error.into(), &self.path, "cannot ask for the space in"))?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         // What the file system keeps for the superuser is not ours to fill.
-        Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+        Ok(Space { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail).min(room) })
     }
 
     pub(super) fn scan(&self, each: &mut dyn FnMut(Scan)) -> io::Result<()> {
@@ -345,6 +341,28 @@ impl Layout {
     fn foreign(&self, name: &str) -> io::Error {
         invalid(format!("{} is not a regular file; it was put there by hand", self.path.join(name).display()))
     }
+}
+
+/// Makes the data directory, with what is missing on the way to it, and syncs the names that are new: a power cut would
+/// take all of it, whatever was synced within.
+fn make_root(path: &Path, faults: &Faults) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|part| !part.is_dir()).collect();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE.as_raw_mode())
+        .create(path)
+        .map_err(|error| named(error, path, "cannot create"))?;
+    for made in missing.into_iter().filter(|part| !part.as_os_str().is_empty()) {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        faults
+            .pass(Call::SyncDirectory)
+            .and_then(|()| rustix::fs::open(parent, flags, Mode::empty()))
+            .and_then(rustix::fs::fsync)
+            .map_err(|error| named(error.into(), parent, "cannot sync"))?;
+    }
+    Ok(())
 }
 
 fn draft_name(id: DraftId) -> String {

@@ -79,6 +79,7 @@ pub trait Store: Send + Sync + 'static {
     fn space(&self) -> io::Result<Space>;
     /// Makes everything published so far survive a power cut.
     fn sync_all(&self) -> io::Result<()>;
-    /// Syncs one published file and its directory: Relaxed becomes Durable.
+    /// Syncs one published file and its directory: Relaxed becomes Durable. Where that fails the file is set aside:
+    /// nobody knows what the disk has of it, and a second sync would be believed.
     fn promote(&self, digest: &Digest) -> io::Result<bool>;
 }

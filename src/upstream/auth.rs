@@ -44,6 +44,11 @@ pub(super) enum Pass {
 }
 
 impl Pass {
+    /// Whether a refusal of it is about what was asked for.
+    pub(super) fn is_just_granted(&self) -> bool {
+        matches!(self, Self::Token { granted: true, .. })
+    }
+
     pub(super) fn header(&self) -> Option<&HeaderValue> {
         match self {
             Self::Nothing => None,
@@ -118,7 +123,8 @@ impl Auth {
         headers: &HeaderMap,
         image: Option<&ImageName>,
     ) -> Result<Pass, UpstreamError> {
-        if matches!(pass, Pass::Token { granted, .. } if *granted || Bug::TokenNeverRenewed.is_planted()) {
+        let is_token = matches!(pass, Pass::Token { .. });
+        if pass.is_just_granted() || is_token && Bug::TokenNeverRenewed.is_planted() {
             return Err(
                 self.refused(Kind::Denied, "access is refused, although a token has just been granted")
             );
@@ -239,7 +245,7 @@ impl Auth {
             StatusCode::UNAUTHORIZED => {
                 return Err(fail(Kind::OwnCredentials, "refuses the configured user name and password"));
             }
-            StatusCode::FORBIDDEN => return Err(fail(Kind::Denied, "grants no access")),
+            StatusCode::FORBIDDEN => return Err(fail(Kind::Forbidden, "grants no access")),
             StatusCode::TOO_MANY_REQUESTS => return Err(fail(Kind::RateLimited, "too many requests")),
             status if status.is_server_error() => return Err(fail(Kind::Status5xx, status.as_str())),
             status if status.is_redirection() => {

@@ -38,6 +38,8 @@ pub(super) struct Answer {
     pub(super) place: String,
     /// Whether that was somebody else than the registry: a CDN, say.
     foreign: bool,
+    /// Whether it was asked with a token that had just been granted.
+    granted: bool,
     retry_after: Option<Duration>,
 }
 
@@ -103,6 +105,7 @@ impl Client {
                 body,
                 place,
                 foreign,
+                granted: pass.is_just_granted(),
                 retry_after,
             });
         }
@@ -159,7 +162,8 @@ impl Answer {
             401 | 403 if self.foreign && !Bug::ExpiredAddressBelieved.is_planted() => {
                 self.error(Kind::Broken, "the address that the registry redirected to is refused")
             }
-            401 | 403 | 451 => self.error(Kind::Denied, "access is refused"),
+            401 | 403 | 451 if self.granted => self.error(Kind::Denied, "access is refused"),
+            401 | 403 | 451 => self.error(Kind::Forbidden, "access is refused"),
             404 | 410 => self.error(Kind::NotFound, "there is no such content"),
             416 => self.error(Kind::BadResume, "it cannot go on at the byte that was asked for"),
             429 => self.error(Kind::RateLimited, "too many requests"),

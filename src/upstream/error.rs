@@ -20,8 +20,10 @@ pub enum Kind {
     Status5xx,
     RateLimited,
     NotFound,
-    /// 401 or 403 although the credentials themselves were good.
+    /// 401 or 403 although a token had just been granted: it means what was asked for.
     Denied,
+    /// 403 or 451, and nothing had just been granted: a firewall, a ban or a limit says that of anything.
+    Forbidden,
     /// The upstream refuses our user name and password, or wants some and there are none.
     OwnCredentials,
     /// A redirect that must not be followed.
@@ -51,6 +53,7 @@ impl Kind {
             Self::RateLimited => "rate_limited",
             Self::NotFound => "not_found",
             Self::Denied => "denied",
+            Self::Forbidden => "forbidden",
             Self::OwnCredentials => "own_credentials",
             Self::Redirect => "redirect",
             Self::Realm => "realm",
@@ -101,6 +104,7 @@ impl UpstreamError {
             | Kind::RateLimited
             | Kind::NotFound
             | Kind::Denied
+            | Kind::Forbidden
             | Kind::OwnCredentials
             | Kind::Redirect
             | Kind::Realm

@@ -1,5 +1,7 @@
 //! What cleanup takes, what it leaves, and what it says of that.
 
+use std::time::Duration;
+
 use binaryrepo::engine::{Collected, ErrorKind, Principal, Settings};
 use binaryrepo::names::{Algorithm, MediaType};
 use serde_json::json;
@@ -255,4 +257,36 @@ async fn pushes_and_mounts_beside_cleanup_lose_nothing() {
     println!("{runs} cleanups removed {removed} blobs");
     assert!(removed >= 6 * 25, "{removed}");
     assert_eq!(yard.engine.status().await.counts.pinned_bytes, 0);
+}
+
+/// As if so much time had gone by.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Uploads within minutes of their end, everything else within the hour.
+#[tokio::test]
+async fn cleanup_runs_by_itself() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let yard = Yard::new(Settings { upload_life: 10 * MINUTE, ..roomy() }).await;
+    let stray = Content::random(1, 5_000);
+    yard.push_blob(APP, &stray).await.unwrap();
+    let scope = yard.scope(APP);
+    let id = yard.engine.start_upload(&scope, &Principal::Operator, Algorithm::Sha256).await.unwrap();
+    let mut upload = yard.engine.upload(&scope, &Principal::Operator, &id).await.unwrap();
+    upload.append(vec![stray.bytes.clone()]).await.unwrap();
+    drop(upload);
+
+    // Less than an hour.
+    pass(20 * MINUTE).await;
+    let drafts = || std::fs::read_dir(yard.dir.path().join("tmp")).unwrap().count();
+    let over = || yard.engine.upload_len(&scope, &Principal::Operator, &id).is_err();
+    found("the upload is over", async || (over() && drafts() == 0).then_some(())).await;
+    assert!(yard.file_of(&stray.digest).exists());
+
+    pass(48 * 60 * MINUTE).await;
+    found("the blob is gone", async || (!yard.file_of(&stray.digest).exists()).then_some(())).await;
+    assert!(is_unknown(yard.blob(APP, &stray.digest).await));
 }

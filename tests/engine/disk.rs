@@ -115,6 +115,7 @@ async fn space_lost_in_the_middle_is_not_noticed_by_the_readers() {
             assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes[900_000..901_000]);
         });
     }
+    house.eventually("something lies there", |house| house.draft_bytes() > 0).await;
     house.disk.fail(Call::Write, Errno::NOSPC);
     gate.open();
     while let Some(done) = clients.join_next().await {

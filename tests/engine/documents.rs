@@ -172,7 +172,7 @@ async fn a_manifest_that_comes_meanwhile_keeps_what_it_names() {
     let [old, new] = cousins();
     registry.add_image("a/b", "old", &old);
     let house = Arc::new(House::new(&registry).await);
-    cache(&house, "a/b", "old", &old).await;
+    house.manifest("a/b", "old", Want::Body).await.unwrap();
     house.ledger.is(Mood::HoldsUnlinking);
     let purging = tokio::spawn({
         let (engine, digest) = (house.engine.clone(), old.manifest.digest);

@@ -111,3 +111,29 @@ async fn a_mirror_helps_when_the_upstream_fails() {
     let answer = house.blob("a/b", &layer.digest, "").await.unwrap();
     assert_eq!(drain(answer.reader.unwrap()).await.whole(), layer.bytes);
 }
+
+/// By content alone, nobody can tell who was asked: one that is on the other side of the world, perhaps.
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_are_asked_in_their_order() {
+    let (registry, near, far) = (Registry::open().await, Registry::open().await, Registry::open().await);
+    let images = [Image::new(14, &[SIZE]), Image::new(15, &[SIZE])];
+    for server in [&registry, &near, &far] {
+        server.add_image("a/b", "1", &images[0]);
+        server.add_image("a/b", "2", &images[1]);
+    }
+    let house = House::with(&registry, |spec| spec.mirrors = vec![near.url(), far.url()]).await;
+    let pull = async |tag: &str, image: &Image| {
+        let manifest = house.manifest("a/b", tag, Want::Body).await.unwrap();
+        assert_eq!(manifest.bytes, image.manifest.bytes);
+        for blob in image.blobs() {
+            assert_eq!(house.pull("a/b", &blob.digest).await.unwrap().whole(), blob.bytes);
+        }
+    };
+    registry.stop().await;
+    pull("1", &images[0]).await;
+    assert!(!near.log().is_empty());
+    assert!(far.log().is_empty(), "the first mirror had it: {:?}", far.log());
+    near.stop().await;
+    pull("2", &images[1]).await;
+    assert!(!far.log().is_empty());
+}

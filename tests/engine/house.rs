@@ -72,7 +72,7 @@ impl House {
         let metrics = Metrics::new();
         let store = FsStore::open_with(dir.path(), disk.faults()).unwrap();
         let (meta, opened) = RedbMeta::open(&dir.path().join("meta.redb"), Options::default()).unwrap();
-        let ledger = Arc::new(Ledger::over(Arc::new(meta)));
+        let ledger = Arc::new(Ledger::beside(Arc::new(meta), &disk));
         let ground = Ground { store: Arc::new(store), meta: ledger.clone(), opened };
         let engine = Engine::start(ground, settings.clone(), metrics.clone(), Vec::new()).await.unwrap();
         Self { engine, dir, settings, disk, ledger, metrics }

@@ -5,12 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod announced;
 mod aside;
 mod beside;
 mod boot;
 mod damage;
 mod disk;
 mod documents;
+mod durable;
 mod faults;
 mod house;
 mod manifests;

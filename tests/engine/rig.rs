@@ -1,6 +1,6 @@
 //! A disk and a metadata store that fail as a test says.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -11,7 +11,46 @@ use rustix::io::Errno;
 
 /// Which calls fail, and after how many good ones.
 #[derive(Clone, Default)]
-pub struct Disk(Arc<Mutex<Vec<Rule>>>);
+pub struct Disk {
+    rules: Arc<Mutex<Vec<Rule>>>,
+    pub trail: Trail,
+}
+
+/// What was asked of a disk, and of the ledger beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Call(Call),
+    /// A batch that is to be on the disk when it is answered.
+    Commit,
+}
+
+/// The steps in their order, from when it is begun.
+#[derive(Clone, Default)]
+pub struct Trail(Arc<Mutex<Option<Vec<Step>>>>);
+
+impl Trail {
+    pub fn begin(&self) {
+        *self.0.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// And goes on.
+    pub fn so_far(&self) -> Vec<Step> {
+        self.0.lock().unwrap().clone().expect("it was begun")
+    }
+
+    fn note(&self, step: Step) {
+        if let Some(steps) = &mut *self.0.lock().unwrap() {
+            steps.push(step);
+        }
+    }
+
+    fn note_commit(&self, batch: &Batch) {
+        let noted = self.0.lock().unwrap().is_some();
+        if noted && format!("{batch:?}").contains("durability: Durable") {
+            self.note(Step::Commit);
+        }
+    }
+}
 
 struct Rule {
     call: Call,
@@ -25,6 +64,7 @@ enum What {
     Strike(Strike),
     Wait(Gate),
     Panic,
+    Small { dir: PathBuf, bytes: u64 },
 }
 
 impl Disk {
@@ -61,6 +101,12 @@ impl Disk {
         self.rules().push(Rule { call, spare, strikes: usize::MAX, what });
     }
 
+    /// From now on no more than so many bytes seem to be there for what lies in the data directory.
+    pub fn is_small(&self, dir: &Path, bytes: u64) {
+        let what = What::Small { dir: dir.to_owned(), bytes };
+        self.rules().push(Rule { call: Call::Space, spare: 0, strikes: usize::MAX, what });
+    }
+
     /// Everything works again.
     pub fn heal(&self) {
         self.rules().clear();
@@ -72,6 +118,7 @@ impl Disk {
     }
 
     fn ask(&self, call: Call) -> Option<Strike> {
+        self.trail.note(Step::Call(call));
         let what = {
             let mut rules = self.rules();
             let rule = rules.iter_mut().find(|rule| rule.call == call && rule.strikes > 0)?;
@@ -89,12 +136,26 @@ impl Disk {
                 None
             }
             What::Panic => panic!("planted"),
+            What::Small { dir, bytes } => {
+                let taken = size_of(&dir.join("cas")) + size_of(&dir.join("tmp"));
+                Some(Strike::Short(usize::try_from(bytes.saturating_sub(taken)).unwrap()))
+            }
         }
     }
 
     fn rules(&self) -> std::sync::MutexGuard<'_, Vec<Rule>> {
-        self.0.lock().unwrap()
+        self.rules.lock().unwrap()
     }
+}
+
+/// Of the files in a directory, as far as they stay while it is read.
+fn size_of(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().filter_map(Result::ok);
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(of) if of.is_dir() => size_of(&entry.path()),
+        of => of.map_or(0, |of| of.len()),
+    };
+    entries.map(size).sum()
 }
 
 /// Holds up whoever comes, until it is opened; a minute at most, so that a failed test ends.
@@ -153,12 +214,19 @@ pub struct Ledger {
     mood: Arc<Mutex<Mood>>,
     holds: AtomicBool,
     rows_read: AtomicUsize,
+    trail: Trail,
 }
 
 impl Ledger {
     pub fn over(inner: Arc<dyn Meta>) -> Self {
+        Self::beside(inner, &Disk::default())
+    }
+
+    /// Notes its commits among the calls of this disk.
+    pub fn beside(inner: Arc<dyn Meta>, disk: &Disk) -> Self {
+        let trail = disk.trail.clone();
         let mood = Arc::new(Mutex::new(Mood::Well));
-        Self { inner, mood, holds: AtomicBool::new(false), rows_read: AtomicUsize::new(0) }
+        Self { inner, mood, holds: AtomicBool::new(false), rows_read: AtomicUsize::new(0), trail }
     }
 
     pub fn is(&self, mood: Mood) {
@@ -216,6 +284,7 @@ impl Meta for Ledger {
 
     fn apply(&self, batch: Batch) -> Applying {
         let mood = *self.mood.lock().unwrap();
+        self.trail.note_commit(&batch);
         match mood {
             Mood::Well => self.inner.apply(batch),
             Mood::Dead => {

@@ -35,7 +35,7 @@ async fn a_fetch_ends_where_a_push_brings_the_same_bytes_first() {
 
     house.rest().await;
     gate.open();
-    assert_eq!(house.drafts(), 0);
+    house.eventually("its draft is gone", |house| house.drafts() == 0).await;
     assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     let asked = registry.asked(&layer.digest.to_string());
     assert_eq!((asked.len(), asked[0].bytes_sent), (1, 0));

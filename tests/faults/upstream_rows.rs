@@ -106,7 +106,7 @@ pub const ROWS: [Row; 20] = [
     Row {
         id: "C14",
         fault: "403, 404",
-        told: &[told(Phase::BEFORE, &[Failed("not_found"), Failed("denied")])],
+        told: &[told(Phase::BEFORE, &[Failed("not_found"), Failed("forbidden")])],
         plan: c14,
     },
     Row {

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use binaryrepo::names::{Algorithm, Digest};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::client::{Answer, Ask};
-use super::pusher::{Pusher, blob, manifest, once_free};
-use super::rig::{Disk, Gate, Ledger, Mood};
+use super::client::{Answer, Ask, raw};
+use super::pusher::{Pusher, blob, manifest, once_free, uploads};
+use super::rig::{Disk, Gate, Ledger, Mood, Step};
 use super::support::image::{Content, Image};
 use super::support::patience::found;
+use super::vectors;
 use super::workshop::Workshop;
 
 async fn workshop() -> Workshop {
@@ -125,6 +127,59 @@ async fn want_of_descriptors_ends_no_upload() {
     server.stop().await;
 }
 
+/// The kernel tells of a lost write once. An upload was refused for it only as long as this run lasted: after a restart
+/// its file was taken up, synced without a complaint, and acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_lost_a_write_is_over_for_good() {
+    let content = Content::random(20, 17 << 20);
+    for is_told in [false, true] {
+        let server = workshop().await;
+        let client = Pusher(server.address);
+        let location = client.begin("lost").await;
+        assert_eq!(client.patch(&location, &content.bytes).await.status, 202);
+        server.disk.fail_times(1, Call::Sync, Errno::IO);
+        server.disk.trail.begin();
+        // So much lies there that the disk is to begin with it, beside whatever comes.
+        assert_eq!(client.patch(&location, b"x").await.status, 202);
+        let synced = async || server.disk.trail.so_far().contains(&Step::Call(Call::Sync)).then_some(());
+        found("the sync has failed", synced).await;
+        if is_told {
+            let refusal = async || Some(client.patch(&location, b"x").await).filter(|it| it.status != 202);
+            is_refused(&found("it is refused", refusal).await, "push it again");
+            assert_eq!(client.get(&location).await.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+        }
+        let (server, _) =
+            Workshop::open(server.stop().await, Disk::default(), |meta| Ledger::over(meta).into()).await;
+        let client = Pusher(server.address);
+        if is_told {
+            assert_eq!(client.get(&location).await.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+        }
+        let whole = Digest::of(Algorithm::Sha256, &[&content.bytes, &b"x"[..]].concat());
+        let answer = client.finish(&location, &whole, &[]).await;
+        assert!([400, 404].contains(&answer.status), "{}", answer.all());
+        server.no_draft_is_left().await;
+        server.stop().await;
+    }
+}
+
+/// Nobody was told the name of its upload, which is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_sent_in_one_request_is_to_be_pushed_again() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let content = Content::random(21, 100_000);
+    let target = format!("{}?digest={}", uploads("once"), content.digest);
+    for call in [Call::Create, Call::Write] {
+        server.disk.fail(call, Errno::NOSPC);
+        let refused = client.send(Ask::new("POST", &target).body(&content.bytes[..])).await;
+        is_refused(&refused, "no space left on the disk; push the blob again when there is");
+        server.disk.heal();
+    }
+    assert_eq!(client.send(Ask::new("POST", &target).body(&content.bytes[..])).await.status, 201);
+    server.no_draft_is_left().await;
+    server.stop().await;
+}
+
 /// After a sync that failed nobody knows what the disk has, so the upload is over; and without its name made durable a
 /// blob is not acknowledged either.
 #[tokio::test(flavor = "multi_thread")]
@@ -211,5 +266,46 @@ async fn a_client_that_stops_waiting_finds_its_upload_again() {
     let answer = once_free(async || client.chunk(&location, "100000-199999", rest).await).await;
     assert_eq!(answer.status, 202, "{}", answer.all());
     assert_eq!(client.finish(&location, &content.digest, &[]).await.status, 201);
+    server.stop().await;
+}
+
+/// Names that cannot be are found out before anything is looked for under them.
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_and_digests_that_cannot_be_ask_the_disk_for_nothing() {
+    let server = workshop().await;
+    let client = Pusher(server.address);
+    let there = Content::random(30, 10);
+    assert_eq!(client.blob("a", &there).await.status, 201);
+    let calls = || {
+        let steps = server.disk.trail.so_far();
+        // Housekeeping asks for the space in its own time.
+        steps.into_iter().filter(|step| *step != Step::Call(Call::Space)).collect::<Vec<_>>()
+    };
+    server.disk.trail.begin();
+    assert_eq!(client.get(&blob("a", &there.digest)).await.status, 200);
+    assert!(calls().contains(&Step::Call(Call::Open)), "what is there is opened");
+
+    let hostile: Vec<_> = vectors::all().into_iter().filter(|vector| [4, 6].contains(&vector.row)).collect();
+    assert!(hostile.len() > 20);
+    server.disk.trail.begin();
+    for vector in hostile {
+        assert!(raw(server.address, &vector.bytes).await.status >= 400, "{}", vector.what);
+        assert_eq!(calls(), [], "{}", vector.what);
+    }
+    for digest in ["sha256:..%2f..%2fadmin.token", "sha256:00", "md5:d41d8cd98f00b204e9800998ecf8427e", ""] {
+        let begun = uploads("a");
+        for (method, target) in [
+            ("HEAD", format!("/v2/docker-local/a/blobs/{digest}")),
+            ("DELETE", format!("/v2/docker-local/a/blobs/{digest}")),
+            ("DELETE", format!("/v2/docker-local/a/manifests/{digest}")),
+            ("GET", format!("/v2/docker-local/a/referrers/{digest}")),
+            ("POST", format!("{begun}?digest={digest}")),
+            ("PUT", format!("{begun}1-00000000000000000000000000000000?digest={digest}")),
+        ] {
+            let answer = client.send(Ask::new(method, &target).body(&there.bytes[..])).await;
+            assert!((400..500).contains(&answer.status), "{method} {target}: {}", answer.all());
+            assert_eq!(calls(), [], "{method} {target}");
+        }
+    }
     server.stop().await;
 }

@@ -21,6 +21,10 @@ mod process;
 #[allow(dead_code, reason = "each binary uses its own part")]
 mod rig;
 
+#[path = "../hostile/vectors.rs"]
+#[allow(dead_code, reason = "each binary uses its own part")]
+mod vectors;
+
 mod bad_input;
 mod cached;
 mod deletions;
@@ -33,3 +37,6 @@ mod pusher;
 mod sessions;
 mod uploads;
 mod workshop;
+
+/// Stands for the secrets in hostile requests.
+const CANARY: &str = "canary";

@@ -197,7 +197,7 @@ impl Model {
                 assert!(right);
                 assert_eq!(size, known.bytes.len() as u64);
                 self.published.push((digest, known.bytes.clone()));
-                assert!(self.engine.has_uploaded(scope, &ME, &known.id, &digest));
+                assert!(self.engine.has_uploaded(scope, &ME, &known.id, &digest).await.unwrap());
             }
             Err(error) => {
                 assert!(!right);

@@ -208,6 +208,12 @@ async fn a_put_whose_answer_was_lost_may_be_repeated() {
     }
     let other = Content::random(2, 50);
     assert_eq!(client.finish(&location, &other.digest, &other.bytes).await.status, 404);
+    // It was acknowledged once more after the image had lost the blob.
+    let target = blob("again", &content.digest);
+    assert_eq!(client.send(Ask::new("DELETE", &target)).await.status, 202);
+    let answer = client.finish(&location, &content.digest, &content.bytes).await;
+    assert_eq!(answer.code(), (404, "BLOB_UPLOAD_UNKNOWN".to_owned()));
+    assert_eq!(client.get(&target).await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -332,6 +332,9 @@ async fn a_directory_that_is_not_ours_is_refused_and_left_alone() {
     let ended = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", path(&dir)]);
     assert_eq!(ended.code, 3, "{ended:?}");
     assert!(ended.err.contains("cannot be used"), "{ended:?}");
+    // Which file, and what to do.
+    let restore = format!("`binaryrepo restore <backup> --data-dir {}`", path(&dir));
+    assert!(ended.err.contains(file.to_str().unwrap()) && ended.err.contains(&restore), "{ended:?}");
     assert!(text(&file).starts_with("somebody's letters"));
     let blocked = dir.path().join("meta.redb/data");
     let ended = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", blocked.to_str().unwrap()]);

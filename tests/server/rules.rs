@@ -9,6 +9,7 @@ use super::client::Ask;
 use super::house::{House, Settings, blob, hub, hub_with, manifest};
 use super::support::fault::Fault;
 use super::support::image::{Content, Image};
+use super::support::patience::found;
 use super::support::upstream::{Access, Options, Registry};
 
 const SIZE: usize = 400_000;
@@ -276,6 +277,45 @@ async fn rule_12_a_rate_limit_of_the_upstreams_is_absorbed_while_something_can_b
     assert!(registry.log().len() <= 2, "its wish is respected meanwhile: {:?}", registry.log().len());
     let other = house.get(&manifest("redis", "8")).await;
     assert_eq!((other.code().0, other.header("retry-after")), (429, Some("60")));
+}
+
+/// Docker Hub counts GETs of manifests and gives HEADs away: at its limit it still says that a tag has moved.
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_12_nor_does_a_tag_that_moved_meanwhile_let_it_through() {
+    const TTL: Duration = Duration::from_millis(200);
+    let (old, new) = (Image::new(814, &[SIZE]), Image::new(815, &[SIZE]));
+    let (registry, house) = hub(&old).await;
+    house.api("PUT", "/api/repository/docker-remote", &json!({ "tag_ttl": "200ms" })).await;
+    house.cache("redis", "7", &old).await;
+    registry.add_image("library/redis", "7", &new);
+    let limit = Fault::answer(429, &[("retry-after", "1")], "slow down");
+    let tag = manifest("redis", "7");
+    for fault in [limit, Fault::status(503), Fault::ResetBeforeHead] {
+        registry.behave();
+        registry.always("GET /v2/library/redis/manifests/", fault.clone());
+        tokio::time::sleep(TTL).await;
+        // Now, while it is known where the tag points, and when that has to be asked again.
+        for wait in [Duration::ZERO, Duration::ZERO, TTL] {
+            tokio::time::sleep(wait).await;
+            let answer = house.get(&tag).await;
+            assert_eq!((answer.status, answer.cache()), (200, Some("stale")), "{fault:?}: {}", answer.all());
+            assert_eq!(answer.body, old.manifest.bytes, "{fault:?}");
+            // docker and containerd ask for the digest that the HEAD names: it must be one that can be had.
+            let head = house.head(&tag).await;
+            assert_eq!((head.status, head.cache()), (200, Some("stale")), "{fault:?}");
+            let digest = head.header("docker-content-digest").unwrap();
+            assert_eq!(digest, old.manifest.digest.to_string(), "{fault:?}");
+        }
+        house.pull("redis", "7", &old).await;
+    }
+    registry.behave();
+    let moved = async || {
+        let head = house.head(&tag).await;
+        let digest = head.header("docker-content-digest").map(str::to_owned);
+        (digest == Some(new.manifest.digest.to_string())).then_some(())
+    };
+    found("the tag is followed once it can be", moved).await;
+    house.pull("redis", "7", &new).await;
 }
 
 /// An address with the wrong scheme, host or port is where a proxy's clients get lost.

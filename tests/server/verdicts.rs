@@ -254,3 +254,22 @@ async fn fills_and_waiters_are_shown_while_they_last() {
     gate.open();
     assert_eq!(open.rest().await.body, image.layers[0].bytes);
 }
+
+/// Docker Hub says with each answer how many pulls are left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_the_upstreams_limit_is_shown() {
+    const LEFT: &str = "binaryrepo_ratelimit_remaining{repository=\"docker-remote\"}";
+    let registry = Registry::open().await;
+    let image = Image::new(409, &[10]);
+    registry.add_image("library/redis", "7", &image);
+    let scene = Scene::new(&registry, json!({ "tag_ttl": "0s" })).await;
+    let left = async || metric(&scene.server.get("/metrics").await, LEFT);
+    assert_eq!(left().await, 0, "not said yet");
+    for remaining in ["76;w=21600", "75;w=21600"] {
+        registry.behave();
+        let told = [("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", remaining)];
+        registry.always("/manifests/", Fault::headers(&told));
+        assert_eq!(scene.server.get(&manifest("redis", "7")).await.status, 200);
+        assert_eq!(format!("{};w=21600", left().await), remaining);
+    }
+}

@@ -119,6 +119,29 @@ fn poll(reader: &mut Reader) -> Poll<Option<io::Result<Bytes>>> {
     reader.poll_chunk(&mut Context::from_waker(Waker::noop()), MIB)
 }
 
+/// A power cut would take the directory, with all that was synced in it.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn a_data_directory_that_is_made_is_synced_by_name() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let dir = TempDir::new().unwrap();
+    let synced = |path: &Path| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let count_syncs = move |call| {
+            counted.fetch_add(usize::from(call == Call::SyncDirectory), Ordering::Relaxed);
+            None
+        };
+        FsStore::open_with(path, Faults::new(count_syncs)).unwrap();
+        count.load(Ordering::Relaxed)
+    };
+    let there = synced(dir.path());
+    let new = dir.path().join("a/b");
+    assert_eq!(synced(&new), there + 2, "a in its parent, and b in a");
+    assert_eq!(synced(&new), there);
+}
+
 #[tokio::test]
 async fn publishing_what_is_there_is_no_error() {
     let house = House::new();

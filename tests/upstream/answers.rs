@@ -58,13 +58,13 @@ async fn statuses_have_their_kinds() {
     let (registry, _) = with_index().await;
     let cases = [
         (400, Kind::BadResponse, false),
-        (403, Kind::Denied, false),
+        (403, Kind::Forbidden, false),
         (404, Kind::NotFound, false),
         (408, Kind::Status5xx, true),
         (410, Kind::NotFound, false),
         (418, Kind::BadResponse, false),
         (429, Kind::RateLimited, false),
-        (451, Kind::Denied, false),
+        (451, Kind::Forbidden, false),
         (500, Kind::Status5xx, true),
         (502, Kind::Status5xx, true),
         (503, Kind::Status5xx, true),

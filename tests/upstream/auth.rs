@@ -208,7 +208,7 @@ async fn bad_token_answers_are_told_apart() {
         (Fault::answer(200, &[], "<html>"), Kind::BadResponse),
         (Fault::answer(200, &[], "{}"), Kind::BadResponse),
         (Fault::status(404), Kind::BadResponse),
-        (Fault::status(403), Kind::Denied),
+        (Fault::status(403), Kind::Forbidden),
         (Fault::status(500), Kind::Status5xx),
         (Fault::answer(429, &[("retry-after", "7")], ""), Kind::RateLimited),
         (Fault::Redirect("http://169.254.169.254/latest/meta-data".to_owned()), Kind::Realm),

@@ -90,7 +90,7 @@ impl<K: Key, S: Source> Memory<K, S> {
 fn span(failure: Failure, negative_ms: u64) -> Option<Duration> {
     match failure {
         Failure::Transport => Some(TRANSPORT),
-        Failure::NotFound => Some(Duration::from_millis(negative_ms)),
+        Failure::NotFound | Failure::Forbidden => Some(Duration::from_millis(negative_ms)),
         Failure::RateLimited { retry_after_ms } => {
             Some(Duration::from_millis(retry_after_ms).min(RATE_LIMITED_AT_MOST))
         }

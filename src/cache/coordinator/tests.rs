@@ -193,6 +193,7 @@ fn failures_are_remembered_for_their_time() {
     let cases = [
         (Failure::Transport, 2_000),
         (Failure::NotFound, 10_000),
+        (Failure::Forbidden, 10_000),
         (Failure::Mismatch, 60_000),
         (Failure::RateLimited { retry_after_ms: 7_000 }, 7_000),
         (Failure::RateLimited { retry_after_ms: u64::MAX }, 300_000),

@@ -101,7 +101,8 @@ impl Fill {
             self.shared.metrics.upstream_resumed();
         }
         // Manifests are promised by it: an absence or a refusal is an answer too.
-        if !matches!(&answer, Err(error) if matches!(error.kind, Kind::NotFound | Kind::Denied)) {
+        if !matches!(&answer, Err(error) if matches!(error.kind, Kind::NotFound | Kind::Denied | Kind::Forbidden))
+        {
             self.repository.note_health(answer.is_ok(), self.shared.clock.now());
         }
         answer

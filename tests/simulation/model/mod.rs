@@ -272,7 +272,7 @@ impl Model {
     fn fail(&mut self, now: Millis, flight: &Flight, failure: Failure) {
         let span_ms = match failure {
             Failure::Transport => 2_000,
-            Failure::NotFound => crate::names::NEGATIVE_MS,
+            Failure::NotFound | Failure::Forbidden => crate::names::NEGATIVE_MS,
             Failure::RateLimited { retry_after_ms } => retry_after_ms.min(300_000),
             Failure::Mismatch => 60_000,
             Failure::NoSpace | Failure::Died => 0,
