@@ -25,7 +25,7 @@ use crate::cache::{Action, ClaimId, Coordinator, Counts, Event, Failure, FlightI
 use crate::clock::Millis;
 use crate::names::Digest;
 use crate::planted::Bug;
-use crate::telemetry::CacheGauges;
+use crate::telemetry::{CacheGauges, Held};
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
 const REQUESTS: usize = 4_096;
@@ -147,6 +147,7 @@ struct Waiter {
     source: Source,
     proven: bool,
     reply: oneshot::Sender<Joined>,
+    _counted: Held,
 }
 
 struct Flight {
@@ -157,6 +158,7 @@ struct Flight {
     outcome: Option<Outcome>,
     /// The first waiter was served; those who follow joined.
     taken: bool,
+    _counted: Held,
 }
 
 struct Shell {
@@ -209,8 +211,6 @@ impl Shell {
     fn show(&self) {
         let counts = self.coordinator.counts();
         self.shared.metrics.set_counts(CacheGauges {
-            fills_in_flight: counts.flights as u64,
-            waiters: counts.waiters as u64,
             cache_bytes: counts.bytes(),
             cache_limit_bytes: counts.limit_bytes,
             pushed_bytes: counts.pinned_bytes,
@@ -234,10 +234,17 @@ impl Shell {
             return;
         }
         let Join { key, source, proven, negative, deadline } = join;
-        self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply });
+        let counted = self.shared.metrics.waiter(&self.label(&source));
+        self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply, _counted: counted });
         let deadline = deadline.map(|span| self.shared.clock.now().after(span));
         let negative_ms = u64::try_from(negative.as_millis()).unwrap_or(u64::MAX);
         self.step(Event::Join { waiter, key, source, negative_ms, deadline });
+    }
+
+    /// Under which a repository is counted: by its name, as long as it has one.
+    fn label(&self, source: &Source) -> String {
+        let repository = self.shared.repositories.by_id(source.repository);
+        repository.map_or_else(|| "-".to_owned(), |repository| repository.name.to_string())
     }
 
     fn report(&mut self, report: Report) {
@@ -399,6 +406,7 @@ impl Shell {
             unneeded: unneeded.clone(),
             outcome: None,
             taken: false,
+            _counted: self.shared.metrics.fill(&self.label(&source)),
         };
         self.flights.insert(flight, known);
         let Ok(permit) = self.reports.clone().try_reserve_owned() else {

@@ -73,8 +73,6 @@ type LevelGauge = Gauge<u64, std::sync::atomic::AtomicU64>;
 /// What the coordinator shows of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheGauges {
-    pub fills_in_flight: u64,
-    pub waiters: u64,
     pub cache_bytes: u64,
     pub cache_limit_bytes: u64,
     pub pushed_bytes: u64,
@@ -123,8 +121,8 @@ pub struct Metrics {
     disk_errors: Counter,
     invariant_violations: Counter,
     meta_commits: Counter,
-    fills_in_flight: LevelGauge,
-    waiters: LevelGauge,
+    fills_in_flight: Family<ByRepository, LevelGauge>,
+    waiters: Family<ByRepository, LevelGauge>,
     cache_bytes: LevelGauge,
     cache_limit_bytes: LevelGauge,
     pushed_bytes: LevelGauge,
@@ -310,11 +308,19 @@ impl Metrics {
     }
 
     pub fn set_counts(&self, counts: CacheGauges) {
-        self.fills_in_flight.set(counts.fills_in_flight);
-        self.waiters.set(counts.waiters);
         self.cache_bytes.set(counts.cache_bytes);
         self.cache_limit_bytes.set(counts.cache_limit_bytes);
         self.pushed_bytes.set(counts.pushed_bytes);
+    }
+
+    /// A download for this repository was begun; hold the answer until it ends.
+    pub fn fill(&self, repository: &str) -> Held {
+        Held::new(&found(&self.fills_in_flight, &ByRepository { repository: repository.to_owned() }))
+    }
+
+    /// A request for this repository waits for a download's head; hold the answer as long as it does.
+    pub fn waiter(&self, repository: &str) -> Held {
+        Held::new(&found(&self.waiters, &ByRepository { repository: repository.to_owned() }))
     }
 
     /// A client connected; hold the answer as long as it stays.
@@ -340,10 +346,11 @@ impl Metrics {
     }
 }
 
-/// The counter with these labels, found once.
-fn found<L>(family: &Family<L, Counter>, labels: &L) -> Counter
+/// What counts under these labels, found once.
+fn found<L, M>(family: &Family<L, M>, labels: &L) -> M
 where
     L: Clone + std::hash::Hash + Eq,
+    M: Clone + Default,
 {
     family.get_or_create(labels).clone()
 }
@@ -426,13 +433,9 @@ mod tests {
         metrics.upstream_error("docker-remote", "timeout");
         metrics.ratelimit_remaining("docker-remote", 42);
         metrics.evicted(1000);
-        metrics.set_counts(CacheGauges {
-            fills_in_flight: 3,
-            waiters: 500,
-            cache_bytes: 11,
-            cache_limit_bytes: 12,
-            pushed_bytes: 13,
-        });
+        metrics.set_counts(CacheGauges { cache_bytes: 11, cache_limit_bytes: 12, pushed_bytes: 13 });
+        let _under_way = [(); 2].map(|()| metrics.waiter("docker-remote"));
+        let _fill = metrics.fill("docker-remote");
         metrics.collected(14);
         metrics.scrubbed(15);
         metrics.damaged();
@@ -450,8 +453,8 @@ mod tests {
             "binaryrepo_evictions_total 1",
             "binaryrepo_evicted_bytes_total 1000",
             "binaryrepo_digest_mismatches_total 0",
-            "binaryrepo_fills_in_flight 3",
-            "binaryrepo_waiters 500",
+            r#"binaryrepo_fills_in_flight{repository="docker-remote"} 1"#,
+            r#"binaryrepo_waiters{repository="docker-remote"} 2"#,
             "binaryrepo_cache_bytes 11",
             "binaryrepo_cache_limit_bytes 12",
             "binaryrepo_pushed_bytes 13",

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::support::image::Content;
+use super::support::metrics::counted;
 
 pub const REPOSITORIES: [&str; 2] = ["docker-local", "other"];
 
@@ -145,8 +146,6 @@ impl Yard {
     }
 
     pub fn metric(&self, name: &str) -> u64 {
-        let text = self.metrics.encode();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+        counted(&self.metrics.encode(), name).unwrap_or_else(|| panic!("no metric {name}"))
     }
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::client::{Ask, Got};
 use super::support::fault::Fault;
 use super::support::image::{Content, Image};
+use super::support::metrics::counted;
 use super::support::upstream::{Registry, Seen};
 
 const SIZE: usize = 20 << 20;
@@ -158,6 +159,5 @@ async fn fetched(server: SocketAddr) -> u64 {
 /// 0 where nothing was counted yet.
 async fn metric(server: SocketAddr, name: &str) -> u64 {
     let got = Ask::get("/metrics").send(server, &Bytes::new()).await;
-    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-    got.text.lines().find_map(value).unwrap_or(0)
+    counted(&got.text, name).unwrap_or(0)
 }

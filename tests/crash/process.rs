@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use url::Url;
 
 use super::client::Ask;
+use super::support::metrics::counted;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_binaryrepo");
 const PLANTED: &str = "BINARYREPO_PLANTED_BUG";
@@ -92,10 +93,7 @@ impl Process {
         let since = Instant::now();
         loop {
             let got = Ask::get("/metrics").send(self.address, &Bytes::new()).await;
-            let said = |name: &str| -> u64 {
-                let line = got.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-                line.unwrap_or_else(|| panic!("no {name}: {}", got.text)).parse().unwrap()
-            };
+            let said = |name| counted(&got.text, name).unwrap_or_else(|| panic!("no {name}: {}", got.text));
             let said = said("binaryrepo_cache_bytes") + said("binaryrepo_pushed_bytes");
             let lies: u64 = super::verify::files(dir).iter().map(|path| path.metadata().unwrap().len()).sum();
             if said == lies {

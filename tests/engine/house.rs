@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use crate::rig::{Disk, Ledger};
 use crate::support::image::{Content, Image};
+use crate::support::metrics::counted;
 use crate::support::patience::found;
 use crate::support::upstream::Registry;
 
@@ -99,11 +100,9 @@ impl House {
         image
     }
 
-    /// What `/metrics` shows under this name, without labels.
+    /// What `/metrics` shows under this name.
     pub fn metric(&self, name: &str) -> u64 {
-        let text = self.metrics.encode();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+        counted(&self.metrics.encode(), name).unwrap_or_else(|| panic!("no metric {name}"))
     }
 
     /// The published blobs and their sizes.

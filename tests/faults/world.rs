@@ -23,6 +23,7 @@ use super::client::{Ask, Client, Got};
 use super::rig::{Disk, Ledger};
 use super::signs;
 use super::support::image::{Content, Image};
+use super::support::metrics::counted;
 use super::support::patience::within;
 use super::support::upstream::{Options, Registry};
 
@@ -221,9 +222,7 @@ impl World {
     }
 
     pub fn metric(&self, name: &str) -> u64 {
-        let text = self.metrics.encode();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no metric {name}")).parse().unwrap()
+        counted(&self.metrics.encode(), name).unwrap_or_else(|| panic!("no metric {name}"))
     }
 
     pub fn drafts(&self) -> Vec<PathBuf> {
@@ -298,8 +297,13 @@ impl World {
         self.rest().await?;
         let gone = async || self.drafts().is_empty();
         self.until("no draft is left", gone).await.map_err(|what| format!("{what}: {:?}", self.drafts()))?;
-        for gauge in ["fills_in_flight", "waiters", "open_bodies", "invariant_violations_total"] {
-            let value = self.metric(&format!("binaryrepo_{gauge}"));
+        // Where nothing was ever fetched no repository has these.
+        let of_repositories = ["fills_in_flight", "waiters"].map(|gauge| {
+            (gauge, counted(&self.metrics.encode(), &format!("binaryrepo_{gauge}")).unwrap_or(0))
+        });
+        let of_all = ["open_bodies", "invariant_violations_total"]
+            .map(|gauge| (gauge, self.metric(&format!("binaryrepo_{gauge}"))));
+        for (gauge, value) in of_repositories.into_iter().chain(of_all) {
             if value != 0 {
                 return Err(format!("at rest {gauge} is {value}"));
             }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Answer, Ask};
 use super::support::image::{Content, Image};
+use super::support::metrics::counted;
 use super::support::patience::found;
 use super::support::upstream::{Options, Registry};
 
@@ -156,8 +157,7 @@ pub async fn settled(address: SocketAddr) {
 pub fn metric(scrape: &Answer, line: &str) -> u64 {
     assert_eq!(scrape.status, 200);
     let text = String::from_utf8(scrape.body.clone()).unwrap();
-    let value = text.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-    value.map_or(0, |value| value.parse().unwrap())
+    counted(&text, line).unwrap_or(0)
 }
 
 /// On every port, in `dir`, and of its own space alone.

@@ -12,6 +12,8 @@ use super::support::image::Image;
 use super::support::patience::found;
 use super::support::upstream::Registry;
 
+const WAITERS: &str = "binaryrepo_waiters{repository=\"docker-remote\"}";
+
 /// A server with a log of its own, and what was counted when it was last looked at.
 struct Scene {
     server: Process,
@@ -97,8 +99,7 @@ async fn joined_for_all_but_the_first() {
     let gate = Gate::closed();
     registry.script("/manifests/", [Fault::Hold(gate.clone())]);
     let [first, second] = [(); 2].map(|()| tokio::spawn(Ask::get(&tag).send(scene.server.address)));
-    let both =
-        async || (metric(&scene.server.get("/metrics").await, "binaryrepo_waiters") == 2).then_some(());
+    let both = async || (metric(&scene.server.get("/metrics").await, WAITERS) == 2).then_some(());
     found("both wait", both).await;
     gate.open();
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
@@ -247,7 +248,7 @@ async fn fills_and_waiters_are_shown_while_they_last() {
     open.until(1).await;
     let shown = async || {
         let scrape = scene.server.get("/metrics").await;
-        let names = ["binaryrepo_fills_in_flight", "binaryrepo_open_bodies"];
+        let names = ["binaryrepo_fills_in_flight{repository=\"docker-remote\"}", "binaryrepo_open_bodies"];
         names.iter().all(|name| metric(&scrape, name) == 1).then_some(())
     };
     found("the fill and its reader are shown", shown).await;

@@ -7,6 +7,7 @@ pub mod demonstration;
 pub mod effects;
 pub mod fault;
 pub mod image;
+pub mod metrics;
 pub mod patience;
 pub mod proxy;
 pub mod server;
