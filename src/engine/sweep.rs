@@ -60,6 +60,8 @@ pub(super) async fn evict(shared: &Arc<Shared>, digest: &Digest, why: Why) -> Ev
             return Eviction::Stays;
         }
     };
+    // Who sets a damaged file aside drops its row first: until their turn is over, the file without a row is theirs.
+    let _turn = shared.turns.take(&digest).await;
     let removed = shared
         .read(move |shared| {
             if matches!(why, Why::Lost)

@@ -1,5 +1,5 @@
-//! Owns turns: one at a time changes what lies under a digest's name. Removing is in the coordinator's order; this
-//! is for the rest, a fill that ends beside a push, or a check that sets a damaged file aside.
+//! Owns turns: one at a time changes what lies under a digest's name, be it a fill that ends beside a push, a check
+//! that sets a damaged file aside, or the sweep.
 //! Must not know: what is done in a turn.
 
 use std::hash::{BuildHasher, RandomState};

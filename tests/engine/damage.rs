@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use binaryrepo::engine::{Verdict, Window};
 use binaryrepo::store::Call;
@@ -116,6 +117,28 @@ async fn where_files_cannot_be_sent_their_bytes_are() {
     assert_eq!(pour(&mut window, &near).await, SIZE - 1000);
     assert!(taking.join().unwrap().unwrap() == layer.bytes[1000..]);
     assert!(reader.window(usize::MAX).is_none(), "that was all");
+}
+
+/// Its row goes first: who comes in between finds no row, and has the cache look for what was lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_set_aside_is_not_swept_away_meanwhile() {
+    let registry = Registry::open().await;
+    let (house, layer) = cached(&registry, SIZE).await;
+    let (house, gate) = (Arc::new(house), Gate::default());
+    house.disk.fail_times(1, Call::Read, Errno::IO);
+    house.disk.hold_after(0, Call::SetAside, &gate);
+    house.pull("a/b", &layer.digest).await.unwrap().broken();
+    house.eventually("it is being set aside", |_| gate.is_reached()).await;
+    let next = tokio::spawn({
+        let (house, layer) = (house.clone(), layer.clone());
+        async move { house.pulled("a/b", &layer).await }
+    });
+    // Time enough for a sweep that waits for nobody.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    gate.open();
+    assert_eq!(next.await.unwrap(), Verdict::Miss);
+    house.rest().await;
+    assert_eq!(house.set_aside(), 1);
 }
 
 /// A small blob is read before its head goes out, so its client never notices.
