@@ -25,6 +25,7 @@ mod inventory;
 mod listings;
 mod local;
 mod manifests;
+mod mentioned;
 mod model;
 mod pointer;
 mod prune;
