@@ -90,6 +90,27 @@ async fn what_a_manifest_of_any_type_mentions_stays() {
     assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 5, "nothing keeps itself");
 }
 
+/// Images share the edges of a manifest: one that has less must not take from another what that one has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_any_type_keeps_in_each_image_what_that_has_of_it() {
+    let yard = Yard::new(without_grace()).await;
+    let mut blobs = [1, 2, 3].map(|seed| Content::random(seed, 900));
+    blobs.sort_by_key(|blob| blob.digest);
+    let items: Vec<String> = blobs.iter().map(|blob| blob.digest.to_string()).collect();
+    let bundle = json!({ "mediaType": "application/vnd.test.bundle+json", "items": items });
+    let bundle = Content::new(bundle.to_string());
+    for (place, all) in [(APP, &blobs[..]), ("other/team/app", &blobs[2..])] {
+        for blob in all {
+            yard.push_blob(place, blob).await.unwrap();
+        }
+        yard.push_manifest(place, Some("1"), &bundle).await.unwrap();
+    }
+    assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+    for blob in &blobs {
+        assert_eq!(yard.blob(APP, &blob.digest).await.unwrap(), blob.bytes);
+    }
+}
+
 /// A client that was told that a blob is here leaves its push out, and names it a little later.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_told_that_a_blob_is_here_may_rely_on_it() {

@@ -54,6 +54,9 @@ pub struct RepositoryRow {
     /// Of a local one: a tag that is there is neither moved nor removed.
     #[serde(default)]
     pub immutable_tags: bool,
+    /// Of a local one: manifests may name what their image does not have.
+    #[serde(default)]
+    pub sparse_manifests: bool,
     pub created_ms: u64,
     /// Deleted or pointed elsewhere: unreachable, its rows are being removed.
     #[serde(default)]
@@ -180,6 +183,7 @@ impl Row for TagRow {
 pub struct EdgeRow {
     #[serde(with = "text")]
     pub child: Digest,
+    /// 0, and no type, where the digest stands in the document in a way that this registry does not know.
     pub size: u64,
     pub media_type: String,
 }
