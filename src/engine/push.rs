@@ -67,8 +67,10 @@ struct Needs {
     tags: BTreeMap<Tag, TagRow>,
     /// What they named until now: its grace begins when its last tag goes.
     left: BTreeMap<Digest, HolderRow>,
-    /// What this image has of what the manifest mentions besides, with its size.
-    mentioned: Vec<(Digest, u64)>,
+    /// What this image has of what the manifest mentions besides.
+    mentioned: Vec<Digest>,
+    /// Those of them that are cached copies. They need not be there, nor be whole.
+    unkept_mentions: Vec<Digest>,
 }
 
 impl Engine {
@@ -111,7 +113,13 @@ impl Engine {
                 None => lost.push(*digest),
             }
         }
-        if lost.is_empty() { Ok(all) } else { Err(unknown(lost)) }
+        if !lost.is_empty() {
+            return Err(unknown(lost));
+        }
+        for digest in &needs.unkept_mentions {
+            all.extend(self.keep(digest, manifest.image.repository).await?);
+        }
+        Ok(all)
     }
 
     /// Nothing answered before this is true any more.
@@ -253,13 +261,15 @@ impl Checked {
             return Err(unknown(missing));
         }
         for digest in &self.mentions {
-            let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(digest))? else { continue };
+            if shared.meta.get::<LinkRow>(&self.link_key(digest))?.is_none() {
+                continue;
+            }
             match state(shared, digest)? {
                 State::Kept => {}
-                State::Unkept => needs.unkept.push(*digest),
+                State::Unkept => needs.unkept_mentions.push(*digest),
                 State::Gone => continue,
             }
-            needs.mentioned.push((*digest, link.size));
+            needs.mentioned.push(*digest);
         }
         for tag in &self.tags {
             let Some(row) = shared.meta.get::<TagRow>(&self.tag_key(tag))? else { continue };
@@ -320,7 +330,7 @@ impl Checked {
 
     fn put_references(&self, shared: &Shared, batch: &mut Batch, needs: &Needs) {
         let named = self.references().into_keys();
-        for digest in named.chain(needs.mentioned.iter().map(|(digest, _)| *digest)) {
+        for digest in named.chain(needs.mentioned.iter().copied()) {
             batch.require_present::<LinkRow>(&self.link_key(&digest));
             batch.put(&self.holder_key(&digest), &HolderRow { stamp: shared.stamp() });
         }
@@ -329,9 +339,9 @@ impl Checked {
             size: named.size,
             media_type: named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default(),
         });
-        let mentioned = needs.mentioned.iter();
+        // Whether they are here or not: the rows are those of all images that have the manifest, now or later.
         let mentioned =
-            mentioned.map(|(child, size)| EdgeRow { child: *child, size: *size, media_type: String::new() });
+            self.mentions.iter().map(|child| EdgeRow { child: *child, size: 0, media_type: String::new() });
         for (position, edge) in (0_u32..).zip(named.chain(mentioned)) {
             batch.put(&(self.digest, position), &edge);
         }
