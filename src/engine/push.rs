@@ -64,6 +64,8 @@ struct Checked {
 struct Needs {
     /// Cached copies, not yet ours.
     unkept: Vec<Digest>,
+    /// The same of what the manifest only mentions, or says to live elsewhere. They need not be there, nor be whole.
+    unkept_mentions: Vec<Digest>,
     /// What it has, and holds from now on for this manifest.
     linked: Vec<Digest>,
     /// What it does not have. What comes later is kept by the manifest's edges; what comes between the look and the
@@ -119,7 +121,13 @@ impl Engine {
                 None => lost.push(*digest),
             }
         }
-        if lost.is_empty() { Ok(all) } else { Err(unknown(lost)) }
+        if !lost.is_empty() {
+            return Err(unknown(lost));
+        }
+        for digest in &needs.unkept_mentions {
+            all.extend(self.keep(digest, manifest.image.repository).await?);
+        }
+        Ok(all)
     }
 
     /// Nothing answered before this is true any more.
@@ -260,6 +268,7 @@ impl Checked {
             }
             match state(shared, &digest)? {
                 State::Kept => {}
+                State::Unkept if named.is_none() => needs.unkept_mentions.push(digest),
                 State::Unkept => needs.unkept.push(digest),
                 // The image should have it, but its file was lost: it must come again.
                 State::Gone => refused.extend(named.map(|named| named.digest)),

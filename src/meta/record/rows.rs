@@ -178,12 +178,13 @@ impl Row for TagRow {
     type Key = (RepositoryId, ImageName, Tag);
 }
 
-/// A child that a document names, at its place in it.
+/// A child that a document names or mentions, at its place in it: the same whichever image has the document, and whether
+/// or not the child is here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRow {
     #[serde(with = "text")]
     pub child: Digest,
-    /// 0, and no type, where the digest stands in the document in a way that this registry does not know.
+    /// 0: it is only mentioned.
     pub size: u64,
     pub media_type: String,
 }
