@@ -175,8 +175,8 @@ async fn a_manifest_is_taken_while_all_that_it_names_arrives() {
         let name = format!("app{round}");
         let image = Image::new(10 + round, &[100; 40]);
         let mut blobs = tokio::task::JoinSet::new();
-        for content in image.blobs().cloned() {
-            let name = name.clone();
+        for content in image.blobs() {
+            let (name, content) = (name.clone(), content.clone());
             blobs.spawn(async move { client.blob(&name, &content).await.status });
         }
         for tag in ["1", "2", "3"] {
