@@ -67,7 +67,7 @@ impl Engine {
             };
             match self.shared.meta.apply(batch).await {
                 Ok(()) => return Ok(true),
-                // Pushed again or removed meanwhile, it or what it mentions.
+                // Pushed again or removed meanwhile.
                 Err(MetaError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -76,14 +76,12 @@ impl Engine {
     }
 }
 
-/// What is still to be noted of a manifest, on the condition that it is in its image, and so is what it mentions.
-/// `None`: nothing.
+/// What is still to be noted of a manifest, on the condition that it is in its image. `None`: nothing.
 fn unnoted(shared: &Shared, place: &Place) -> Result<Option<Batch>, EngineError> {
-    let (repository, image, manifest) = place;
+    let (_, _, manifest) = place;
     let Some(document) = shared.meta.get::<DocumentRow>(manifest)? else { return Ok(None) };
     // What cannot be read was taken by a version that read less of it.
     let Ok(mut open) = mentions(&document.bytes) else { return Ok(None) };
-    open.remove(manifest);
     let mut position = 0;
     shared.meta.each::<EdgeRow, EngineError>(manifest, |(_, last), edge| {
         open.remove(&edge.child);
@@ -92,14 +90,10 @@ fn unnoted(shared: &Shared, place: &Place) -> Result<Option<Batch>, EngineError>
     })?;
     let mut batch = Batch::new(Durability::Relaxed);
     batch.require_present::<LinkRow>(place);
-    let noted_before = position;
-    for child in open {
-        let held = (*repository, image.clone(), child);
-        let Some(link) = shared.meta.get::<LinkRow>(&held)? else { continue };
-        let edge = EdgeRow { child, size: link.size, media_type: String::new() };
-        batch.require_present::<LinkRow>(&held).require_absent::<EdgeRow>(&(*manifest, position));
-        batch.put(&(*manifest, position), &edge);
-        position += 1;
+    for (child, at) in open.iter().zip(position..) {
+        let edge = EdgeRow { child: *child, size: 0, media_type: String::new() };
+        // A push of the same manifest notes all of it.
+        batch.require_absent::<EdgeRow>(&(*manifest, at)).put(&(*manifest, at), &edge);
     }
-    Ok((position > noted_before).then_some(batch))
+    Ok((!open.is_empty()).then_some(batch))
 }
