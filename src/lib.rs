@@ -55,8 +55,8 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, FirstAdmin, Taken};
 use crate::docker::{Site, bare_host};
 use crate::engine::{
-    Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
-    Settings,
+    Engine, EngineError, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec,
+    Secret, Settings,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
 use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _};
@@ -228,7 +228,7 @@ async fn make_configured(engine: &Engine, config: &Config) -> Result<(), StartEr
         }
         let made = engine.repositories().create(entry.name.clone(), entry.spec.clone()).await;
         made.map_err(|error| {
-            StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
+            StartError::Failed(format!("the configured repository {}: {error}", entry.name))
         })?;
     }
     Ok(())
@@ -294,7 +294,8 @@ async fn let_somebody_in(engine: &Engine, config: &Config) -> Result<(), StartEr
         let password = read_password(first)
             .map_err(|error| failed(format!("{}: {error}", first.password_file.display())))?;
         let made = engine.accounts().create(NewAccount { name, password, admin: true }).await;
-        made.map_err(|error| failed(format!("the password {}", error.message)))?;
+        made.inspect_err(EngineError::report)
+            .map_err(|error| failed(format!("the password {}", error.message)))?;
         tracing::info!(user = %first.name, "made the first administrator");
     }
     Ok(config.check_serving(!engine.accounts().is_empty())?)

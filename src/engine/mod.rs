@@ -204,7 +204,8 @@ impl Engine {
     /// Whether requests can be answered, and what the gauges show.
     pub async fn status(&self) -> Status {
         let counts = self.coordination.counts().await;
-        let space = self.shared.read(|shared| Ok(shared.store.space()?)).await;
+        let space =
+            self.shared.read(|shared| Ok(shared.store.space()?)).await.inspect_err(EngineError::report);
         let meta = self.metadata().await;
         let check = |name, failed: Option<String>| Check {
             name,
@@ -229,7 +230,7 @@ impl Engine {
     /// again is one.
     async fn metadata(&self) -> Result<(), String> {
         let read = self.shared.read(|shared| Ok(shared.meta.get::<SettingRow>(&SettingKey::EPOCH)?)).await;
-        read.map_err(|error| error.message)?;
+        read.inspect_err(EngineError::report).map_err(|error| error.message)?;
         match self.shared.meta.apply(Batch::new(Durability::Relaxed)).await {
             Err(MetaError::Closed) => Err("the metadata store has closed: restart the server".to_owned()),
             Ok(()) | Err(_) => Ok(()),

@@ -98,7 +98,7 @@ struct Run {
 
 impl Run {
     async fn run(mut self) {
-        let ended = self.all().await;
+        let ended = self.all().await.inspect_err(EngineError::report);
         let scrub = Arc::clone(&self.engine.shared);
         scrub.scrub.update(|report| {
             report.running = false;
@@ -291,7 +291,7 @@ impl Run {
         let mut healed = false;
         for scope in &needed.remotes {
             let fetched = self.engine.manifest(scope, &Reference::Digest(digest), Want::Body).await;
-            healed = healed || fetched.is_ok();
+            healed = healed || fetched.inspect_err(EngineError::report).is_ok();
         }
         self.report(digest, size, true, needed, healed);
         Ok(())
