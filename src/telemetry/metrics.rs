@@ -60,8 +60,6 @@ pub struct Answer<'a> {
 /// How an answer came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// `blob`, `manifest`, `tags` or `referrers`.
-    pub kind: &'static str,
     /// A word of `X-Cache`.
     pub result: &'static str,
     /// No upstream had to send these bytes for it.
@@ -216,7 +214,9 @@ impl Metrics {
         AnswerCounters {
             requests: found(&self.requests, &ByRequest { repository: repository(), action, code }),
             bytes: found(&self.bytes_to_clients, &by_repository()),
-            verdicts: verdict.map(|Told { kind, result, .. }| {
+            verdicts: verdict.map(|Told { result, .. }| {
+                // `blob`, `manifest`, `tags` or `referrers`.
+                let kind = action.split_once('.').map_or(action, |(kind, _)| kind);
                 found(&self.verdicts, &ByVerdict { repository: repository(), kind, result })
             }),
             saved: verdict.filter(|told| told.saves).map(|_| found(&self.bytes_saved, &by_repository())),
@@ -391,7 +391,7 @@ struct KnownAnswer {
 
 impl KnownAnswers {
     fn get(&self, answer: &Answer<'_>) -> Option<&AnswerCounters> {
-        // What else a verdict tells follows from its word and the action.
+        // What else a verdict tells follows from its word.
         let word = |verdict: &Option<Told>| verdict.map(|told| told.result);
         let same = |known: &&KnownAnswer| {
             known.code == answer.code
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_shown_under_its_name() {
         let metrics = Metrics::new();
-        let verdict = Some(Told { kind: "blob", result: "joined", saves: true });
+        let verdict = Some(Told { result: "joined", saves: true });
         let joined = Answer { repository: "docker-remote", action: "blob.get", code: 200, verdict };
         metrics.answered(joined, 693);
         metrics.answered(Answer { verdict: None, ..joined }, 7);

@@ -18,6 +18,7 @@ mod credentials;
 mod environment;
 mod house;
 mod images;
+mod known;
 mod lifecycle;
 mod listings;
 mod management;
