@@ -157,7 +157,7 @@ pub async fn serve(
         upgraded: engine.upgraded_from().map(|from| Upgraded {
             from,
             to: meta::SCHEMA,
-            kept: config.storage.path.join(format!("{METADATA}.schema-{from}")),
+            kept: config.storage.path.join(format!("{}.schema-{from}", meta::FILE)),
         }),
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
@@ -252,7 +252,7 @@ pub struct Inside {
 
 /// Looks into the data while no server runs. Changes nothing: a data directory of an older version stays one.
 pub fn inside(config: &Config) -> Result<Inside, StartError> {
-    let metadata = config.storage.path.join(METADATA);
+    let metadata = config.storage.path.join(meta::FILE);
     if !metadata.exists() {
         return Ok(Inside::default());
     }
@@ -309,11 +309,9 @@ fn read_password(first: &FirstAdmin) -> io::Result<Secret> {
 }
 
 fn is_new(config: &Config) -> bool {
-    !config.storage.path.join(METADATA).exists()
+    !config.storage.path.join(meta::FILE).exists()
 }
 
-/// The file that makes a directory a data directory.
-const METADATA: &str = "meta.redb";
 const HUB: &str = "https://registry-1.docker.io";
 const HUB_NAMESPACE: &str = "docker.io";
 
@@ -349,6 +347,7 @@ fn settings(config: &Config) -> Settings {
         min_free: config.storage.min_free,
         document_cap: config.storage.document_cap,
         copies: Some(config.storage.path.clone()),
+        snapshots: Some(config.storage.snapshots).filter(|every| !every.is_zero()),
         collect_after: config.storage.gc_grace,
         collect_untagged: config.storage.gc_untagged,
         ..Settings::default()
@@ -420,7 +419,7 @@ fn not_opened(config: &Config, error: &OpenError) -> StartError {
         format!(
             "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
              --data-dir {dir}`",
-            path.join(METADATA).display(),
+            path.join(meta::FILE).display(),
             dir = path.display()
         )
     });
@@ -442,12 +441,14 @@ mod tests {
             ("document_cap", "13KiB"),
             ("gc_grace", "17s"),
             ("gc_untagged", "true"),
+            ("snapshots", "19s"),
         ];
         let flags = said.map(|(key, value)| Setting::new("the test", "storage", key, value)).to_vec();
         let config = Config::load(&Sources { flags, ..Sources::default() }).expect("all right");
         let told = settings(&config);
         assert_eq!((told.max_size, told.min_free), (MaxSize::Percent(7), Some(11 << 10)));
         assert_eq!((told.document_cap, told.copies), (13 << 10, Some(PathBuf::from("/data"))));
+        assert_eq!(told.snapshots, Some(Duration::from_secs(19)));
         assert_eq!((told.collect_after, told.collect_untagged), (Duration::from_secs(17), true));
     }
 }

@@ -27,6 +27,7 @@ mod rules;
 mod secrets;
 mod seen;
 mod settings;
+mod snapshots;
 mod terminal;
 mod timeouts;
 mod trouble;
