@@ -43,7 +43,7 @@ use std::io::{self, Write as _};
 use std::iter;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -59,7 +59,7 @@ use crate::engine::{
     Settings,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
-use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _};
+use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _, Snapshots};
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
 use crate::text::Limit;
@@ -136,7 +136,7 @@ pub async fn serve(
         config.check_serving(false)?;
         config.check_repositories(&[])?;
     }
-    let engine = open(&config).await?;
+    let engine = open(&config, settings(&config)).await?;
     if let Err(error) = make_configured(&engine, &config).await {
         engine.shutdown().await;
         return Err(error);
@@ -197,7 +197,9 @@ async fn doors(
 
 /// The engine without a server, for commands while none runs. Its user shuts it down.
 pub async fn offline(config: &Config) -> Result<Engine, StartError> {
-    let engine = open(config).await?;
+    // They are the server's, and belong to its user.
+    let settings = Settings { snapshots: None, ..settings(config) };
+    let engine = open(config, settings).await?;
     match make_configured(&engine, config).await {
         Ok(()) => Ok(engine),
         // The start of a server is refused; a command may be what mends it.
@@ -269,7 +271,7 @@ pub fn inside(config: &Config) -> Result<Inside, StartError> {
     read().map_err(|error| not_opened(config, &OpenError::Meta(error)))
 }
 
-async fn open(config: &Config) -> Result<Engine, StartError> {
+async fn open(config: &Config, settings: Settings) -> Result<Engine, StartError> {
     if config.storage.path.join(backup::UNFINISHED).exists() {
         return Err(StartError::DataDir {
             path: config.storage.path.clone(),
@@ -277,7 +279,20 @@ async fn open(config: &Config) -> Result<Engine, StartError> {
             hint: Some("empty it, and run `binaryrepo restore` again".to_owned()),
         });
     }
-    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
+    if let Some(taken) = newest_snapshot(&config.storage.path).filter(|_| is_new(config)) {
+        // Made anew it would be empty, and snapshots of that would take the place of the last good ones.
+        let dir = config.storage.path.display();
+        return Err(StartError::DataDir {
+            path: config.storage.path.clone(),
+            why: format!("{} is missing, and there are snapshots of it", meta::FILE),
+            hint: Some(format!(
+                "`binaryrepo recover --data-dir {dir}` brings back the one of {taken}; to begin with nothing, remove {} \
+                 as well",
+                Snapshots::of(&config.storage.path).dir().display()
+            )),
+        });
+    }
+    let opened = Engine::open(&config.storage.path, settings, Metrics::new(), first(config)).await;
     opened.map_err(|error| match error {
         OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
         error => not_opened(config, &error),
@@ -415,15 +430,39 @@ fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
 
 fn not_opened(config: &Config, error: &OpenError) -> StartError {
     let path = config.storage.path.clone();
-    let hint = matches!(error, OpenError::Meta(MetaError::Corrupt(_))).then(|| {
-        format!(
-            "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
-             --data-dir {dir}`",
-            path.join(meta::FILE).display(),
-            dir = path.display()
-        )
-    });
+    let hint = match error {
+        OpenError::Meta(error) if backup::is_damage(error) => Some(way_back(&path)),
+        _ => None,
+    };
     StartError::DataDir { path, why: error.to_string(), hint }
+}
+
+/// What to do about damaged metadata.
+fn way_back(dir: &Path) -> String {
+    match newest_snapshot(dir) {
+        Some(taken) => format!(
+            "{} is the file; `binaryrepo recover --data-dir {}` keeps it, and puts the snapshot of {taken} in its place",
+            dir.join(meta::FILE).display(),
+            dir.display()
+        ),
+        None => only_backup(dir),
+    }
+}
+
+/// The same where no snapshot is whole.
+pub fn only_backup(dir: &Path) -> String {
+    format!(
+        "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
+         --data-dir {dir}`",
+        dir.join(meta::FILE).display(),
+        dir = dir.display()
+    )
+}
+
+/// When it was taken.
+fn newest_snapshot(dir: &Path) -> Option<String> {
+    let newest = Snapshots::of(dir).list().ok()?.into_iter().next();
+    newest.map(|newest| text::time_text(newest.taken_ms()))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod listings;
 mod management;
 mod process;
 mod pulls;
+mod recovery;
 mod rules;
 mod secrets;
 mod seen;

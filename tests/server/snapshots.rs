@@ -14,7 +14,7 @@ use super::support::patience::found;
 const APP: &str = "docker-local/team/app";
 
 /// The newest last.
-fn snapshots(dir: &Path) -> Vec<PathBuf> {
+pub fn snapshots(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir.join("snapshots")) else { return Vec::new() };
     let mut found: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     // Not the one that is being taken.
@@ -24,7 +24,7 @@ fn snapshots(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// The newest that is not `before`.
-async fn next(dir: &Path, before: Option<&PathBuf>) -> PathBuf {
+pub async fn next(dir: &Path, before: Option<&PathBuf>) -> PathBuf {
     let newer = async || snapshots(dir).pop().filter(|newest| Some(newest) != before);
     found("a snapshot is taken", newer).await
 }
