@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::model::EngineError;
 use super::shared::Shared;
 use crate::meta::{MetaError, SnapshotFile, Snapshots};
 
@@ -52,7 +51,7 @@ pub(super) async fn regularly(shared: Arc<Shared>) {
                 told = true;
                 tracing::warn!("the disk is short: no snapshot of the metadata is taken until there is room");
             }
-            Err(error) => tracing::warn!(%error, "a snapshot of the metadata cannot be taken"),
+            Err(error) => tracing::warn!(error, "a snapshot of the metadata cannot be taken"),
         }
         shared.metrics.snapshot_failed();
         wait = every.min(SOON);
@@ -62,14 +61,12 @@ pub(super) async fn regularly(shared: Arc<Shared>) {
 /// How long until the first one of this run, by the newest there is.
 async fn first(shared: &Arc<Shared>, snapshots: &Snapshots, every: Duration) -> Duration {
     let listed = snapshots.clone();
-    let newest = shared
-        .read(move |_| {
-            listed.clear()?;
-            Ok(listed.list()?.into_iter().next())
-        })
-        .await;
+    let newest = blocking(shared, move |_| {
+        listed.clear()?;
+        Ok(listed.list()?.into_iter().next())
+    });
     let soon = every.min(SOON);
-    match newest {
+    match newest.await {
         Ok(Some(newest)) => {
             shared.metrics.snapshot_of(newest.taken_ms() / 1_000);
             let age = Duration::from_millis(shared.clock.wall().0.saturating_sub(newest.taken_ms()));
@@ -77,13 +74,13 @@ async fn first(shared: &Arc<Shared>, snapshots: &Snapshots, every: Duration) -> 
         }
         Ok(None) => soon,
         Err(error) => {
-            tracing::warn!(%error, "the snapshots of the metadata cannot be listed");
+            tracing::warn!(error, "the snapshots of the metadata cannot be listed");
             soon
         }
     }
 }
 
-async fn take(shared: &Arc<Shared>, snapshots: &Snapshots) -> Result<Came, EngineError> {
+async fn take(shared: &Arc<Shared>, snapshots: &Snapshots) -> Result<Came, String> {
     let snapshots = snapshots.clone();
     let work = move |shared: &Shared| {
         if !has_room(shared, &snapshots)? {
@@ -91,12 +88,24 @@ async fn take(shared: &Arc<Shared>, snapshots: &Snapshots) -> Result<Came, Engin
         }
         let go_on = || !shared.tasks.is_stopping();
         match snapshots.take(shared.meta.as_ref(), shared.stamp(), &go_on) {
-            Ok(taken) => Ok(Came::Taken(taken)),
             Err(MetaError::Closed) if shared.tasks.is_stopping() => Ok(Came::Stopped),
-            Err(error) => Err(error.into()),
+            taken => taken.map(Came::Taken),
         }
     };
-    shared.read(work).await
+    blocking(shared, work).await
+}
+
+/// `Err` says why, to whoever reads the log.
+async fn blocking<T, F>(shared: &Arc<Shared>, work: F) -> Result<T, String>
+where
+    T: Send + 'static,
+    F: FnOnce(&Shared) -> Result<T, MetaError> + Send + 'static,
+{
+    match shared.read(move |shared| Ok(work(shared))).await {
+        Ok(Err(MetaError::Io(error))) => Err(error.to_string()),
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(error.message),
+    }
 }
 
 /// A cache that is full has its disk filled up to what it leaves to others, so half of that may be used: the cache makes

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::house::{House, push};
@@ -84,16 +85,18 @@ async fn a_snapshot_that_cannot_be_taken_is_counted_and_told() {
             true => std::fs::write(dir.path().join("snapshots"), "somebody's").unwrap(),
             false => flags.extend(["--set", "storage.min_free=1024TiB"]),
         }
-        let server = Process::start(&dir, &flags);
+        let mut server = Process::start(&dir, &flags);
         let counted = async || {
             let scrape = server.get("/metrics").await;
             (super::house::metric(&scrape, failures) >= 3).then_some(())
         };
         found("failures are counted", counted).await;
+        assert_eq!(server.get("/readyz").await.status, 200);
+        // With all that it had to say.
+        server.signal(Signal::TERM);
+        assert_eq!(server.wait(), 0);
         let told = server.log().iter().filter(|line| line.contains(words)).count();
         assert!(if lines == 1 { told == 1 } else { told >= lines }, "{told}: {:?}", server.log());
         assert_eq!(snapshots(dir.path()), [] as [PathBuf; 0]);
-        assert_eq!(server.get("/readyz").await.status, 200);
-        server.end();
     }
 }
