@@ -172,6 +172,7 @@ pub async fn serve(
         first_head: config.server.header_timeout,
         idle: config.server.idle_timeout,
         stalled_write: config.server.write_timeout,
+        ..Limits::default()
     };
     let grace = config.server.shutdown_grace;
     let stopped =
