@@ -146,16 +146,16 @@ impl Run {
         let shared = Arc::clone(&self.engine.shared);
         let mut after = None;
         loop {
-            let (missing, last) = shared.read(move |shared| missing(shared, after.as_ref())).await?;
-            for (digest, size) in missing {
+            let page = shared.read(move |shared| missing(shared, after.as_ref())).await?;
+            for (digest, size) in page.found {
                 if self.is_stopped() {
                     return Ok(false);
                 }
                 self.damaged_blob(digest, size, None).await?;
             }
-            match last {
-                Some(_) => after = last,
-                None => return Ok(true),
+            after = page.next;
+            if after.is_none() {
+                return Ok(true);
             }
         }
     }
@@ -403,14 +403,17 @@ fn needed(shared: &Shared, digest: &Digest) -> Result<Needed, EngineError> {
     Ok(Needed { pushed, images, remotes })
 }
 
-/// One page: pushed content without bytes, and behind which digest the next page begins.
-fn missing(
-    shared: &Shared,
-    after: Option<&Digest>,
-) -> Result<(Vec<(Digest, u64)>, Option<Digest>), EngineError> {
+/// Of one page of content, what was pushed and has no bytes.
+struct Missing {
+    found: Vec<(Digest, u64)>,
+    /// Behind which digest the next page begins.
+    next: Option<Digest>,
+}
+
+fn missing(shared: &Shared, after: Option<&Digest>) -> Result<Missing, EngineError> {
     let page = shared.meta.scan::<ContentRow>(&(), after, ROWS)?;
     let next = page.last().map(|(digest, _)| *digest).filter(|_| page.len() == ROWS);
-    let mut missing = Vec::new();
+    let mut found = Vec::new();
     for (digest, _) in page.iter().filter(|(_, content)| content.pushed) {
         let here = shared.meta.get::<CopyRow>(digest)?.is_some()
             || shared.meta.get::<DocumentRow>(digest)?.is_some();
@@ -418,10 +421,10 @@ fn missing(
             && let Some(content) = shared.meta.get::<ContentRow>(digest)?.filter(|content| content.pushed)
         {
             // Asked again last: it was not deleted meanwhile.
-            missing.push((*digest, content.size));
+            found.push((*digest, content.size));
         }
     }
-    Ok((missing, next))
+    Ok(Missing { found, next })
 }
 
 /// A manifest, and whether its bytes are what its digest says.

@@ -6,6 +6,7 @@
 //! DIR/snapshots/meta-<when>.redb   as of an earlier moment, in microseconds since 1970
 //! ```
 
+use std::cmp::Reverse;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -62,7 +63,7 @@ impl Snapshots {
             let path = entry?.path();
             found.extend(stamp(&path).map(|stamp| SnapshotFile { path, stamp }));
         }
-        found.sort_unstable_by(|a, b| b.stamp.cmp(&a.stamp));
+        found.sort_unstable_by_key(|one| Reverse(one.stamp));
         Ok(found)
     }
 
@@ -128,6 +129,7 @@ mod tests {
     use crate::meta::{Options, RedbMeta};
 
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "looks at the directory from outside")]
     async fn the_newest_stay_under_any_clock_and_one_that_is_given_up_leaves_nothing() {
         let data = tempfile::tempdir().expect("a directory");
         let (meta, _) = RedbMeta::open(&data.path().join(FILE), Options::default()).expect("metadata");
