@@ -175,6 +175,45 @@ fn the_shipped_proxy_streams_and_is_patient() {
     }
 }
 
+/// A status without a message of its own would be told as a failure of the proxy; and what binaryrepo answers is not
+/// nginx's to say.
+#[test]
+fn the_shipped_proxy_says_its_own_errors_and_no_others() {
+    let (servers, errors) = (text("nginx/binaryrepo.conf"), text("nginx/errors.conf"));
+    let messages = text("nginx/messages.conf");
+    let all = ["binaryrepo.conf", "server.conf", "proxy.conf", "errors.conf", "messages.conf"];
+    for name in all {
+        let text = text(&format!("nginx/{name}"));
+        let mut lines = text.lines().map(str::trim_start);
+        assert!(!lines.any(|line| line.starts_with("proxy_intercept_errors")), "{name}");
+    }
+    // Each server by itself, or by what the TLS servers have in common.
+    assert!(text("nginx/server.conf").contains("include binaryrepo/errors.conf;"));
+    let with_errors = servers.matches("include binaryrepo/server.conf;").count()
+        + servers.matches("include binaryrepo/errors.conf;").count();
+    assert_eq!(with_errors, servers.lines().filter(|line| *line == "server {").count());
+
+    let pages = errors.lines().filter_map(|line| line.strip_prefix("error_page ")?.strip_suffix("/error;"));
+    let told: BTreeSet<&str> = pages
+        .flat_map(|page| page.trim_end_matches(" /binaryrepo-proxy").split(' '))
+        .map(|status| status.trim_start_matches('='))
+        .filter(|status| *status != "494")
+        .collect();
+    let json = messages.lines().filter_map(|line| line.trim().split_once(" '"));
+    let mut said = BTreeSet::new();
+    for (status, message) in json {
+        let message: serde_json::Value =
+            serde_json::from_str(message.trim_end_matches("';")).unwrap_or_else(|_| panic!("{message}"));
+        for name in ["code", "message"] {
+            assert!(message["errors"][0][name].as_str().is_some_and(|text| !text.is_empty()), "{message}");
+        }
+        said.insert(status.trim());
+    }
+    // 500 is what the default is for.
+    assert!(said.remove("default") && said.insert("500"));
+    assert_eq!(told, said, "errors.conf on the left, messages.conf on the right");
+}
+
 /// An alert on a metric that is called otherwise never fires.
 #[test]
 fn every_alert_watches_a_metric_that_there_is() {

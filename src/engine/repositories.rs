@@ -391,6 +391,7 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
         immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
+        sparse_manifests: repository.local().is_some_and(|local| local.sparse_manifests),
         created_ms,
         retired,
     };
@@ -421,8 +422,11 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        let spec = LocalSpec { anonymous_pull: row.anonymous_pull, immutable_tags: row.immutable_tags };
-        return Ok(RepositorySpec::Local(spec));
+        return Ok(RepositorySpec::Local(LocalSpec {
+            anonymous_pull: row.anonymous_pull,
+            immutable_tags: row.immutable_tags,
+            sparse_manifests: row.sparse_manifests,
+        }));
     }
     let name = row.name;
     let url = |text: &str| {

@@ -7,13 +7,14 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use http::header::CONNECTION;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -72,6 +73,8 @@ pub struct Limits {
     pub idle: Duration,
     /// For a client that takes nothing while there is something for it.
     pub stalled_write: Duration,
+    /// For a client that was refused and still sends.
+    pub refused: Duration,
 }
 
 impl Default for Limits {
@@ -81,6 +84,7 @@ impl Default for Limits {
             first_head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             stalled_write: Duration::from_secs(60),
+            refused: Duration::from_secs(10),
         }
     }
 }
@@ -300,9 +304,13 @@ impl<H: Handler> Connection<H> {
     {
         let _held = self.handler.connected();
         let asked = AtomicBool::new(false);
+        let refused = AtomicBool::new(false);
         let service = service_fn(|request| {
             asked.store(true, Ordering::Relaxed);
             self.handler.answer(request, self.peer).map(|mut response| {
+                if !response.status().is_success() && response.headers().contains_key(CONNECTION) {
+                    refused.store(true, Ordering::Relaxed);
+                }
                 if let Some(outlet) = &self.outlet {
                     response.body_mut().through(outlet);
                 }
@@ -310,7 +318,7 @@ impl<H: Handler> Connection<H> {
             })
         });
         let io = TokioIo::new(Watched::new(stream, self.limits.stalled_write));
-        let mut connection = pin!(self.protocol().serve_connection(io, service));
+        let mut connection = self.protocol().serve_connection(io, service);
         let mut first_head = pin!(tokio::time::sleep(self.limits.first_head));
         // Looked at no more once there is a request: each turn of the connection comes by here.
         let mut silent = pin!(poll_fn(|cx| match asked.load(Ordering::Relaxed) {
@@ -321,16 +329,28 @@ impl<H: Handler> Connection<H> {
         loop {
             tokio::select! {
                 biased;
-                ended = connection.as_mut() => return Ok(ended?),
+                ended = &mut connection => break ended?,
                 () = silent.as_mut() => return Err(NoRequest.into()),
-                () = self.stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                () = self.stop.cancelled(), if !stopping => stopping = true,
                 // Only after the stop: to look costs every request. The connection is dropped, and so broken.
                 () = self.cut.cancelled(), if stopping => return Err(GraceOver.into()),
             }
+            // Nothing but the stop leads here.
+            Pin::new(&mut connection).graceful_shutdown();
         }
+        if refused.load(Ordering::Relaxed) {
+            Box::pin(self.hear_out(connection.into_parts().io.into_inner())).await;
+        }
+        Ok(())
+    }
+
+    /// What was refused may still be on its way. A socket that is closed over it is reset, and who still sends does not
+    /// hear why: a proxy then says that nobody answers here. So it is read, and thrown away, until they end it.
+    async fn hear_out(&self, mut stream: impl AsyncRead + Unpin) {
+        let mut nowhere = tokio::io::sink();
+        let heard = tokio::time::timeout(self.limits.refused, tokio::io::copy(&mut stream, &mut nowhere));
+        // However it ends, there is nothing more to be said.
+        self.cut.run_until_cancelled(heard).await;
     }
 
     fn protocol(&self) -> http1::Builder {

@@ -90,6 +90,74 @@ async fn what_a_manifest_of_any_type_mentions_stays() {
     assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 5, "nothing keeps itself");
 }
 
+/// A manifest of a type that nobody here knows, and what it mentions.
+fn bundle(items: &[&Content]) -> Content {
+    let items: Vec<_> = items.iter().map(|item| item.digest.to_string()).collect();
+    Content::new(json!({ "mediaType": "application/vnd.test.bundle+json", "items": items }).to_string())
+}
+
+/// What a manifest keeps used to be what the image that pushed it last had of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_keeps_is_the_same_whoever_pushed_it_last() {
+    let yard = Yard::new(without_grace()).await;
+    let blobs = [1, 2, 3].map(|seed| Content::random(seed, 900));
+    let manifest = bundle(&blobs.each_ref());
+    for blob in &blobs {
+        yard.push_blob(APP, blob).await.unwrap();
+    }
+    yard.push_manifest(APP, Some("1"), &manifest).await.unwrap();
+    // With each of them alone, and with none.
+    for (number, blob) in blobs.iter().map(Some).chain([None]).enumerate() {
+        let other = format!("other/team/copy{number}");
+        if let Some(blob) = blob {
+            yard.push_blob(&other, blob).await.unwrap();
+        }
+        yard.push_manifest(&other, Some("1"), &manifest).await.unwrap();
+        assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default(), "{other}");
+    }
+    for blob in &blobs {
+        assert_eq!(yard.blob(APP, &blob.digest).await.unwrap(), blob.bytes);
+    }
+}
+
+/// Whether a client pushes the manifest first is its own affair where the type is not known here.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_after_the_manifest_that_mentions_it_stays() {
+    let yard = Yard::new(without_grace()).await;
+    let [first, later] = [1, 2].map(|seed| Content::random(seed, 900));
+    let manifest = bundle(&[&first, &later]);
+    yard.push_blob(APP, &first).await.unwrap();
+    yard.push_manifest(APP, Some("1"), &manifest).await.unwrap();
+    yard.push_blob(APP, &later).await.unwrap();
+    assert_eq!(yard.engine.collect(false).await.unwrap(), Collected::default());
+    for blob in [&first, &later] {
+        assert_eq!(yard.blob(APP, &blob.digest).await.unwrap(), blob.bytes);
+    }
+    yard.delete(APP, &manifest.digest.to_string()).await.unwrap();
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 2, "nothing else keeps them");
+}
+
+/// What is only mentioned may be missing; so may its file. Such a push used to be refused each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mentioned_and_lost_refuses_no_push() {
+    let yard = Yard::new(without_grace()).await;
+    let [missing, wrong, sound] = [1, 2, 3].map(|seed| Content::random(seed, 900));
+    for blob in [&missing, &wrong, &sound] {
+        yard.push_blob(APP, blob).await.unwrap();
+        yard.demote(&blob.digest).await;
+    }
+    std::fs::remove_file(yard.file_of(&missing.digest)).unwrap();
+    std::fs::write(yard.file_of(&wrong.digest), vec![0; 900]).unwrap();
+    let manifest = bundle(&[&missing, &wrong, &sound]);
+    yard.push_manifest(APP, Some("1"), &manifest).await.unwrap();
+    assert_eq!(yard.manifest(APP, "1").await.unwrap(), manifest.bytes);
+    assert!(yard.is_ours(&sound.digest) && !yard.is_ours(&missing.digest) && !yard.is_ours(&wrong.digest));
+    // What a manifest of a known type names is needed all the same.
+    let image = Thing::manifest(&missing, &[&sound], None);
+    let error = yard.push_manifest(APP, Some("2"), &image.content).await.expect_err("its config is lost");
+    assert_eq!(error.kind, ErrorKind::ReferencesUnknown(vec![missing.digest]));
+}
+
 /// A client that was told that a blob is here leaves its push out, and names it a little later.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_told_that_a_blob_is_here_may_rely_on_it() {

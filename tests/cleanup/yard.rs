@@ -8,7 +8,9 @@ use binaryrepo::engine::{
     BlobWant, Engine, EngineError, Ground, LocalSpec, ManifestPush, MaxSize, Principal, RepositorySpec,
     Scope, Settings, Want,
 };
-use binaryrepo::meta::{Batch, Durability, HolderRow, LinkRow, Meta as _, MetaExt as _, Options, RedbMeta};
+use binaryrepo::meta::{
+    Batch, CopyRow, Durability, HolderRow, LinkRow, Meta as _, MetaExt as _, Options, RedbMeta,
+};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest};
 use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
@@ -47,6 +49,12 @@ impl Yard {
             yard.engine.repositories().create(name.parse().unwrap(), spec).await.unwrap();
         }
         yard
+    }
+
+    /// From now on a local repository takes manifests that name what their image does not have.
+    pub async fn make_sparse(&self, name: &str) {
+        let spec = LocalSpec { sparse_manifests: true, ..LocalSpec::default() };
+        self.engine.update_repository(&name.parse().unwrap(), RepositorySpec::Local(spec)).await.unwrap();
     }
 
     async fn open(dir: TempDir, settings: Settings) -> Self {
@@ -132,6 +140,19 @@ impl Yard {
         let mut batch = Batch::new(Durability::Relaxed);
         batch.put(&key, &HolderRow { stamp: 1 });
         self.meta.apply(batch).await.unwrap();
+    }
+
+    /// As if a remote had brought it in place of what was pushed and lost.
+    pub async fn demote(&self, digest: &Digest) {
+        let row = self.meta.get::<CopyRow>(digest).unwrap().expect("it lies here");
+        let mut batch = Batch::new(Durability::Relaxed);
+        batch.put(digest, &CopyRow { durable: false, ..row });
+        self.meta.apply(batch).await.unwrap();
+    }
+
+    /// Whether its copy is one that stays.
+    pub fn is_ours(&self, digest: &Digest) -> bool {
+        self.meta.get::<CopyRow>(digest).unwrap().is_some_and(|row| row.durable)
     }
 
     /// What an image may show.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -40,6 +41,7 @@ async fn judge(to: SocketAddr, vector: Vector) -> Result<(), String> {
         [] if vector.may_be_silent => return Ok(()),
         [] => return wrong("no answer"),
         [status] if !vector.allowed.contains(&status) => return wrong("an answer that should not be"),
+        [status] if status >= 400 && !is_readable(&text) => return wrong("an error that no client can read"),
         [_] => {}
         _ => return wrong("more than one answer"),
     }
@@ -47,6 +49,17 @@ async fn judge(to: SocketAddr, vector: Vector) -> Result<(), String> {
         return wrong("the secret comes back");
     }
     Ok(())
+}
+
+/// An error is said in JSON, in the registry's form or the management API's. What hyper refuses by itself has no body.
+fn is_readable(answer: &str) -> bool {
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let json: Option<Value> = serde_json::from_str(body).ok();
+    let said = |json: &Value| {
+        let message = json.pointer("/errors/0/message").or_else(|| json.pointer("/error/message"));
+        message.is_some_and(Value::is_string)
+    };
+    body.is_empty() || json.is_some_and(|json| said(&json))
 }
 
 /// All that comes back, until the connection ends or nothing more comes.

@@ -17,6 +17,7 @@ mod support;
 mod attack;
 mod mapped;
 mod nginx;
+mod proxied;
 mod slow;
 mod table;
 mod vectors;

@@ -1,4 +1,4 @@
-//! nginx with the configuration of this repository, without its TLS, in a directory of its own.
+//! nginx with the configuration of this repository, on ports of its own, in a directory of its own.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,11 +9,17 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::client::Ask;
+use super::support::tls::Identity;
 
 const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/nginx");
 
 pub struct Nginx {
+    /// The TLS servers without their TLS: the bytes of a test must reach nginx as they are.
     pub address: SocketAddr,
+    /// The same servers as they are shipped.
+    pub tls: SocketAddr,
+    /// The server that leads people to https.
+    pub redirect: SocketAddr,
     child: Child,
     dir: TempDir,
 }
@@ -21,19 +27,33 @@ pub struct Nginx {
 impl Nginx {
     /// In front of `server`, which it asks from 127.0.0.2.
     pub fn start(server: SocketAddr) -> Self {
-        // An address that was free a moment ago may be somebody else's by now.
-        (0..10).find_map(|_| Self::start_at(free_address(), server)).expect("an address for nginx")
+        Self::start_with(server, str::to_owned)
     }
 
-    /// `None`: the address is taken.
-    fn start_at(address: SocketAddr, server: SocketAddr) -> Option<Self> {
+    /// With a change to each of the shipped files.
+    pub fn start_with(server: SocketAddr, change: impl Fn(&str) -> String) -> Self {
+        // An address that was free a moment ago may be somebody else's by now.
+        (0..10).find_map(|_| Self::start_at(free_addresses(), server, &change)).expect("addresses for nginx")
+    }
+
+    /// `None`: an address is taken.
+    fn start_at(
+        [address, tls, redirect]: [SocketAddr; 3],
+        server: SocketAddr,
+        change: &impl Fn(&str) -> String,
+    ) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        write_configuration(dir.path(), address, server);
+        let moved = |text: &str| {
+            let both = format!("listen {address}; listen {tls} ssl;");
+            let text = text.replace("listen 443 ssl;", &both);
+            change(&text.replace("listen 80;", &format!("listen {redirect};")))
+        };
+        write_configuration(dir.path(), server, moved);
         let mut command = Command::new("nginx");
         command.arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf"));
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("nginx is needed here and does not start: {error}"));
-        let mut this = Self { address, child, dir };
+        let mut this = Self { address, tls, redirect, child, dir };
         this.listens().then_some(this)
     }
 
@@ -86,24 +106,25 @@ impl Drop for Nginx {
     }
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// All free at the same moment.
+fn free_addresses() -> [SocketAddr; 3] {
+    let bound = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    bound.map(|listener| listener.local_addr().unwrap())
 }
 
-/// Ours as it is, but for where it listens, and TLS: the bytes of a test must reach nginx as they are.
-fn write_configuration(dir: &Path, address: SocketAddr, server: SocketAddr) {
-    let ours = dir.join("binaryrepo");
-    fs::create_dir(&ours).unwrap();
-    for name in ["binaryrepo.conf", "proxy.conf", "server.conf"] {
-        let text = fs::read_to_string(Path::new(CONFIGURATION).join(name)).unwrap();
-        let kept = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("ssl_") && !line.contains("listen [::]"));
-        let text: Vec<_> = kept.collect();
-        let text = text.join("\n").replace("listen 443 ssl;", &format!("listen {address};"));
-        fs::write(ours.join(name), text.replace("listen 80;", &format!("listen {address};"))).unwrap();
+/// Ours as it is, but for where it listens.
+fn write_configuration(dir: &Path, server: SocketAddr, moved: impl Fn(&str) -> String) {
+    let certs = dir.join("binaryrepo/certs");
+    fs::create_dir_all(&certs).unwrap();
+    let identity = Identity::new();
+    fs::write(certs.join("server.crt"), identity.cert_pem).unwrap();
+    fs::write(certs.join("server.key"), identity.key_pem).unwrap();
+    for entry in fs::read_dir(CONFIGURATION).unwrap().map(Result::unwrap) {
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| !line.contains("listen [::]")).collect();
+        fs::write(dir.join("binaryrepo").join(entry.file_name()), moved(&lines.join("\n"))).unwrap();
     }
-    fs::write(ours.join("upstream.conf"), format!("server {server};\n")).unwrap();
+    fs::write(dir.join("binaryrepo/upstream.conf"), format!("server {server};\n")).unwrap();
     let place = dir.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {place}/{kind};\n"))

@@ -116,6 +116,10 @@ impl Handler for Fake {
             }
             _ => (Plan::Whole, 4096),
         };
+        if path == "/refused" {
+            let refusal = Response::builder().status(404).header("connection", "close");
+            return refusal.body(ResponseBody::empty(Nobody)).expect("a response");
+        }
         let blob = FakeBlob { plan, given: 0, flushed: false };
         let body = match *request.method() {
             Method::HEAD => ResponseBody::empty(Nobody),
@@ -135,7 +139,7 @@ struct Server {
 /// Nothing ends by itself.
 fn patient() -> Limits {
     let long = PATIENT * 2;
-    Limits { connections: 10, first_head: long, idle: long, stalled_write: long }
+    Limits { connections: 10, first_head: long, idle: long, stalled_write: long, refused: long }
 }
 
 impl Server {
@@ -243,6 +247,37 @@ async fn a_smuggled_request_is_never_dispatched() {
     }
     assert!(!server.seen().iter().any(|path| path == "/smuggled"), "{:?}", server.seen());
     server.stop().await;
+}
+
+/// A petabyte is announced, and nothing of it is read before the answer.
+async fn refused(server: &Server) -> TcpStream {
+    let mut stream = server.connect().await;
+    let head = b"PUT /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000000\r\n\r\n";
+    stream.write_all(head).await.expect("sent");
+    stream
+}
+
+#[tokio::test]
+async fn who_still_sends_what_was_refused_hears_why() {
+    let server = Server::start(patient(), PATIENT);
+    let mut stream = refused(&server).await;
+    for _ in 0..64 {
+        stream.write_all(&[b'x'; 1 << 20]).await.expect("nobody closes over it");
+    }
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_never_ends_sending_what_was_refused_is_let_go() {
+    let server = Server::start(Limits { refused: SOON, ..patient() }, PATIENT);
+    let mut stream = refused(&server).await;
+    let sending = async { while stream.write_all(&[b'x'; 1 << 10]).await.is_ok() {} };
+    timeout(PATIENT, sending).await.expect("the connection ends");
+    assert_eq!(server.stop().await, Stopped { broken: 0 });
 }
 
 #[tokio::test]

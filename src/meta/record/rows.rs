@@ -54,6 +54,9 @@ pub struct RepositoryRow {
     /// Of a local one: a tag that is there is neither moved nor removed.
     #[serde(default)]
     pub immutable_tags: bool,
+    /// Of a local one: manifests may name what their image does not have.
+    #[serde(default)]
+    pub sparse_manifests: bool,
     pub created_ms: u64,
     /// Deleted or pointed elsewhere: unreachable, its rows are being removed.
     #[serde(default)]
@@ -175,11 +178,13 @@ impl Row for TagRow {
     type Key = (RepositoryId, ImageName, Tag);
 }
 
-/// A child that a document names, at its place in it.
+/// A child that a document names or mentions, at its place in it: the same whichever image has the document, and whether
+/// or not the child is here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EdgeRow {
     #[serde(with = "text")]
     pub child: Digest,
+    /// 0: it is only mentioned.
     pub size: u64,
     pub media_type: String,
 }
