@@ -40,6 +40,7 @@ mod room;
 mod scrub;
 mod settings;
 mod shared;
+mod snapshots;
 mod sweep;
 mod sweeps;
 mod tags;
@@ -80,7 +81,7 @@ use shared::{Parts, Shared};
 
 use crate::clock::Clock;
 use crate::meta::{
-    Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SCHEMA, SettingKey,
+    self, Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SCHEMA, SettingKey,
     SettingRow,
 };
 use crate::names::RepositoryName;
@@ -126,7 +127,7 @@ impl Engine {
         first: Vec<(RepositoryName, RepositorySpec)>,
     ) -> Result<Self, OpenError> {
         let store = FsStore::open(data_dir).map_err(OpenError::Store)?;
-        let (meta, opened) = RedbMeta::open(&data_dir.join("meta.redb"), Options::default())?;
+        let (meta, opened) = RedbMeta::open(&data_dir.join(meta::FILE), Options::default())?;
         let ground = Ground { store: Arc::new(store), meta: Arc::new(meta), opened };
         Self::start(ground, settings, metrics, first).await
     }
@@ -163,6 +164,7 @@ impl Engine {
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(tidy::tidy(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(snapshots::regularly(Arc::clone(&shared)));
         shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }

@@ -1,6 +1,7 @@
 //! Owns the repositories there are: many readers, one writer at a time, every change in the metadata first.
 //! Must not know: HTTP, JSON, what is cached.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +24,14 @@ use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 /// 0 is no repository.
 const FIRST_ID: u64 = 1;
 
+/// Given out once in a process, so that it also tells the repositories of one engine from those of another.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
+
 /// The repositories by name and by number.
 pub struct Repositories {
     by_name: DashMap<RepositoryName, Arc<Repository>, RandomState>,
     by_id: DashMap<RepositoryId, Arc<Repository>>,
+    version: AtomicU64,
     meta: Arc<dyn Meta>,
     clock: Clock,
     timeouts: Timeouts,
@@ -42,6 +47,7 @@ impl Repositories {
         let this = Self {
             by_name: DashMap::default(),
             by_id: DashMap::new(),
+            version: AtomicU64::new(next_version()),
             meta: Arc::clone(meta),
             clock: clock.clone(),
             timeouts,
@@ -87,6 +93,11 @@ impl Repositories {
             self.enter(repository);
         }
         Ok(())
+    }
+
+    /// Another one after each change: what was found out before is not to be believed any more.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
@@ -181,6 +192,7 @@ impl Repositories {
         grants.done();
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
+        self.changed();
         self.retire(old.id);
         Ok(())
     }
@@ -257,8 +269,17 @@ impl Repositories {
         let repository = Arc::new(repository);
         self.by_id.insert(repository.id, Arc::clone(&repository));
         self.by_name.insert(repository.name.clone(), Arc::clone(&repository));
+        self.changed();
         repository
     }
+
+    fn changed(&self) {
+        self.version.store(next_version(), Ordering::Release);
+    }
+}
+
+fn next_version() -> u64 {
+    VERSIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl RepositorySpec {

@@ -165,26 +165,26 @@ async fn a_blob_that_comes_or_goes_while_its_manifest_is_written_is_noticed() {
     server.stop().await;
 }
 
-/// One after the other, they come between each look at the image and the commit that rests on it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+/// One after the other, they come between a look at the image and the commit that rests on it.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_taken_while_all_that_it_names_arrives() {
-    let house = House::new().await;
-    let client = Pusher(house.address);
+    let dir = tempfile::tempdir().unwrap();
+    let (server, ledger) = Workshop::open(dir, Disk::default(), |meta| Arc::new(Ledger::over(meta))).await;
+    let client = Pusher(server.address);
     wanted(client, true).await;
-    for round in 0..4 {
-        let name = format!("app{round}");
-        let image = Image::new(10 + round, &[100; 40]);
-        let mut blobs = tokio::task::JoinSet::new();
-        for content in image.blobs() {
-            let (name, content) = (name.clone(), content.clone());
-            blobs.spawn(async move { client.blob(&name, &content).await.status });
+    let image = Image::new(5, &[100; 20]);
+    assert_eq!(client.blob("app", &image.config).await.status, 201);
+    ledger.is(Mood::HoldsUnlinking);
+    let meanwhile = async {
+        for layer in &image.layers {
+            found("the manifest is held", async || (ledger.held() == 1).then_some(())).await;
+            assert_eq!(client.blob("app", layer).await.status, 201);
+            ledger.let_go();
         }
-        for tag in ["1", "2", "3"] {
-            assert_eq!(push(client, &name, tag, (Image::MEDIA_TYPE, &image.manifest)).await, 201);
-        }
-        while let Some(status) = blobs.join_next().await {
-            assert_eq!(status.unwrap(), 201);
-        }
-        client.pull(&name, "1", &image).await;
-    }
+        ledger.is(Mood::Well);
+    };
+    let pushed = push(client, "app", "1", (Image::MEDIA_TYPE, &image.manifest));
+    assert_eq!(tokio::join!(pushed, meanwhile).0, 201);
+    client.pull("app", "1", &image).await;
+    server.stop().await;
 }

@@ -34,7 +34,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn blob_in(dir: &Path, content: &Content) -> PathBuf {
+pub fn blob_in(dir: &Path, content: &Content) -> PathBuf {
     let hex = content.digest.hex();
     dir.join("cas/sha256").join(&hex[..2]).join(hex)
 }
@@ -53,7 +53,7 @@ async fn saved(more: &[&str]) -> (TempDir, TempDir, [Image; 2]) {
     (dir, room, images)
 }
 
-async fn pulls(server: &Process, name: &str, tag: &str, image: &Image) {
+pub async fn pulls(server: &Process, name: &str, tag: &str, image: &Image) {
     let manifest = server.get(&format!("/v2/{name}/manifests/{tag}")).await;
     assert_eq!(manifest.body, image.manifest.bytes, "{name}:{tag} {}", manifest.all());
     for content in image.blobs() {
