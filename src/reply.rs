@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::engine::{Reader, Verdict};
-use crate::names::{ImageName, Reference, RepositoryName};
+use crate::names::{ImageName, RepositoryName};
 
 /// Under which a request is found again in the log. Each answer gets its own.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -72,7 +72,8 @@ pub struct Note {
 pub struct About {
     pub repository: RepositoryName,
     pub image: Option<ImageName>,
-    pub reference: Option<Reference>,
+    /// As text: the log tells it again and again.
+    pub reference: Option<Box<str>>,
 }
 
 impl Note {

@@ -386,6 +386,7 @@ fn about(scope: &Scope, action: &Action) -> Arc<About> {
         Action::Push(push) => push.reference(),
         Action::Tags { .. } => None,
     };
+    let reference = reference.map(|reference| reference.to_string().into());
     let (repository, image) = (scope.repository.name.clone(), Some(scope.image.clone()));
     Arc::new(About { repository, image, reference })
 }

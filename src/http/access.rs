@@ -20,7 +20,7 @@ use super::body::{ResponseBody, Way, Witness};
 use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
-use crate::names::{ImageName, Reference};
+use crate::names::ImageName;
 use crate::reply::{Content, Note, Reply, X_REQUEST_ID};
 use crate::telemetry::{AccessLog, Answer, Client, Entry, Metrics, Told};
 
@@ -265,16 +265,7 @@ impl Line {
     fn write(&self, log: &AccessLog) {
         let end = self.end.unwrap_or_else(|| self.envelope.clock.now());
         let user = self.note.user.as_ref().map(|user| clean(user));
-        let digest;
         let about = self.note.about.as_deref();
-        let reference = match about.and_then(|about| about.reference.as_ref()) {
-            Some(Reference::Tag(tag)) => Some(tag.as_str()),
-            Some(Reference::Digest(named)) => {
-                digest = named.text();
-                Some(digest.as_str())
-            }
-            None => None,
-        };
         log.write(&Entry {
             request_id: self.request_id.as_str(),
             client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
@@ -288,7 +279,7 @@ impl Line {
             action: (!self.note.action.is_empty()).then_some(self.note.action),
             repository: about.map(|about| about.repository.as_str()),
             image: about.and_then(|about| about.image.as_ref()).map(ImageName::as_str),
-            reference,
+            reference: about.and_then(|about| about.reference.as_deref()),
             cache: self.note.verdict.map(Verdict::as_str),
             aborted: !self.complete,
             user: user.as_deref(),
