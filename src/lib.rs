@@ -43,7 +43,7 @@ use std::io::{self, Write as _};
 use std::iter;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -55,11 +55,11 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, FirstAdmin};
 use crate::docker::{Site, bare_host};
 use crate::engine::{
-    Engine, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec, Secret,
-    Settings, Taken,
+    Engine, EngineError, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec,
+    Secret, Settings, Taken,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
-use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _};
+use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _, Snapshots};
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
 use crate::text::Limit;
@@ -136,7 +136,7 @@ pub async fn serve(
         config.check_serving(false)?;
         config.check_repositories(&[])?;
     }
-    let engine = open(&config).await?;
+    let engine = open(&config, settings(&config)).await?;
     if let Err(error) = make_configured(&engine, &config).await {
         engine.shutdown().await;
         return Err(error);
@@ -157,7 +157,7 @@ pub async fn serve(
         upgraded: engine.upgraded_from().map(|from| Upgraded {
             from,
             to: meta::SCHEMA,
-            kept: config.storage.path.join(format!("{METADATA}.schema-{from}")),
+            kept: config.storage.path.join(format!("{}.schema-{from}", meta::FILE)),
         }),
         free_bytes: status.free_bytes,
         limit_bytes: settings(&config).limit(0, status.free_bytes, status.total_bytes),
@@ -198,7 +198,9 @@ async fn doors(
 
 /// The engine without a server, for commands while none runs. Its user shuts it down.
 pub async fn offline(config: &Config) -> Result<Engine, StartError> {
-    let engine = open(config).await?;
+    // They are the server's, and belong to its user.
+    let settings = Settings { snapshots: None, ..settings(config) };
+    let engine = open(config, settings).await?;
     match make_configured(&engine, config).await {
         Ok(()) => Ok(engine),
         // The start of a server is refused; a command may be what mends it.
@@ -229,7 +231,7 @@ async fn make_configured(engine: &Engine, config: &Config) -> Result<(), StartEr
         }
         let made = engine.repositories().create(entry.name.clone(), entry.spec.clone()).await;
         made.map_err(|error| {
-            StartError::Failed(format!("the configured repository {}: {}", entry.name, error.message))
+            StartError::Failed(format!("the configured repository {}: {error}", entry.name))
         })?;
     }
     Ok(())
@@ -245,7 +247,7 @@ pub struct Inside {
 
 /// Looks into the data while no server runs. Changes nothing: a data directory of an older version stays one.
 pub fn inside(config: &Config) -> Result<Inside, StartError> {
-    let metadata = config.storage.path.join(METADATA);
+    let metadata = config.storage.path.join(meta::FILE);
     if !metadata.exists() {
         return Ok(Inside::default());
     }
@@ -262,7 +264,7 @@ pub fn inside(config: &Config) -> Result<Inside, StartError> {
     read().map_err(|error| not_opened(config, &OpenError::Meta(error)))
 }
 
-async fn open(config: &Config) -> Result<Engine, StartError> {
+async fn open(config: &Config, settings: Settings) -> Result<Engine, StartError> {
     if config.storage.path.join(backup::UNFINISHED).exists() {
         return Err(StartError::DataDir {
             path: config.storage.path.clone(),
@@ -270,7 +272,20 @@ async fn open(config: &Config) -> Result<Engine, StartError> {
             hint: Some("empty it, and run `binaryrepo restore` again".to_owned()),
         });
     }
-    let opened = Engine::open(&config.storage.path, settings(config), Metrics::new(), first(config)).await;
+    if let Some(taken) = newest_snapshot(&config.storage.path).filter(|_| is_new(config)) {
+        // Made anew it would be empty, and snapshots of that would take the place of the last good ones.
+        let dir = config.storage.path.display();
+        return Err(StartError::DataDir {
+            path: config.storage.path.clone(),
+            why: format!("{} is missing, and there are snapshots of it", meta::FILE),
+            hint: Some(format!(
+                "`binaryrepo recover --data-dir {dir}` brings back the one of {taken}; to begin with nothing, remove {} \
+                 as well",
+                Snapshots::of(&config.storage.path).dir().display()
+            )),
+        });
+    }
+    let opened = Engine::open(&config.storage.path, settings, Metrics::new(), first(config)).await;
     opened.map_err(|error| match error {
         OpenError::Meta(MetaError::InUse(_)) => StartError::InUse(config.storage.path.clone()),
         error => not_opened(config, &error),
@@ -286,7 +301,8 @@ async fn let_somebody_in(engine: &Engine, config: &Config) -> Result<(), StartEr
         let password = read_password(first)
             .map_err(|error| failed(format!("{}: {error}", first.password_file.display())))?;
         let made = engine.accounts().create(NewAccount { name, password, admin: true }).await;
-        made.map_err(|error| failed(format!("the password {}", error.message)))?;
+        made.inspect_err(EngineError::report)
+            .map_err(|error| failed(format!("the password {}", error.message)))?;
         tracing::info!(user = %first.name, "made the first administrator");
     }
     Ok(config.check_serving(!engine.accounts().is_empty())?)
@@ -302,11 +318,9 @@ fn read_password(first: &FirstAdmin) -> io::Result<Secret> {
 }
 
 fn is_new(config: &Config) -> bool {
-    !config.storage.path.join(METADATA).exists()
+    !config.storage.path.join(meta::FILE).exists()
 }
 
-/// The file that makes a directory a data directory.
-const METADATA: &str = "meta.redb";
 const HUB: &str = "https://registry-1.docker.io";
 
 /// What a new data directory starts with, so that both kinds work without any configuration. What one repository alone
@@ -341,6 +355,7 @@ fn settings(config: &Config) -> Settings {
         min_free: config.storage.min_free,
         document_cap: config.storage.document_cap,
         copies: Some(config.storage.path.clone()),
+        snapshots: Some(config.storage.snapshots).filter(|every| !every.is_zero()),
         collect_after: config.storage.gc_grace,
         collect_untagged: config.storage.gc_untagged,
         ..Settings::default()
@@ -408,15 +423,39 @@ fn unusable(config: &Config, error: impl std::fmt::Display) -> StartError {
 
 fn not_opened(config: &Config, error: &OpenError) -> StartError {
     let path = config.storage.path.clone();
-    let hint = matches!(error, OpenError::Meta(MetaError::Corrupt(_))).then(|| {
-        format!(
-            "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
-             --data-dir {dir}`",
-            path.join(METADATA).display(),
-            dir = path.display()
-        )
-    });
+    let hint = match error {
+        OpenError::Meta(error) if backup::is_damage(error) => Some(way_back(&path)),
+        _ => None,
+    };
     StartError::DataDir { path, why: error.to_string(), hint }
+}
+
+/// What to do about damaged metadata.
+fn way_back(dir: &Path) -> String {
+    match newest_snapshot(dir) {
+        Some(taken) => format!(
+            "{} is the file; `binaryrepo recover --data-dir {}` keeps it, and puts the snapshot of {taken} in its place",
+            dir.join(meta::FILE).display(),
+            dir.display()
+        ),
+        None => only_backup(dir),
+    }
+}
+
+/// The same where no snapshot is whole.
+pub fn only_backup(dir: &Path) -> String {
+    format!(
+        "{} is the file; move {dir} aside, and bring the last backup into a new one: `binaryrepo restore <backup> \
+         --data-dir {dir}`",
+        dir.join(meta::FILE).display(),
+        dir = dir.display()
+    )
+}
+
+/// When it was taken.
+fn newest_snapshot(dir: &Path) -> Option<String> {
+    let newest = Snapshots::of(dir).list().ok()?.into_iter().next();
+    newest.map(|newest| text::time_text(newest.taken_ms()))
 }
 
 #[cfg(test)]
@@ -434,12 +473,14 @@ mod tests {
             ("document_cap", "13KiB"),
             ("gc_grace", "17s"),
             ("gc_untagged", "true"),
+            ("snapshots", "19s"),
         ];
         let flags = said.map(|(key, value)| Setting::new("the test", "storage", key, value)).to_vec();
         let config = Config::load(&Sources { flags, ..Sources::default() }).expect("all right");
         let told = settings(&config);
         assert_eq!((told.max_size, told.min_free), (MaxSize::Percent(7), Some(11 << 10)));
         assert_eq!((told.document_cap, told.copies), (13 << 10, Some(PathBuf::from("/data"))));
+        assert_eq!(told.snapshots, Some(Duration::from_secs(19)));
         assert_eq!((told.collect_after, told.collect_untagged), (Duration::from_secs(17), true));
     }
 }

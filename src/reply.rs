@@ -1,6 +1,8 @@
 //! Owns the value that a room answers a request with, whatever is spoken: status, headers, content, and a note
 //! for the log. Must not know: sockets, and which protocol gave the status.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -59,17 +61,28 @@ pub enum Content {
 pub struct Note {
     /// A word of ours, such as `blob.get`; empty until the request was understood.
     pub action: &'static str,
-    pub repository: Option<RepositoryName>,
-    pub image: Option<ImageName>,
-    pub reference: Option<Reference>,
+    pub about: Option<Arc<About>>,
     pub verdict: Option<Verdict>,
     /// Who asked, where they logged in.
     pub user: Option<String>,
 }
 
+/// What a request names.
+#[derive(Debug)]
+pub struct About {
+    pub repository: RepositoryName,
+    pub image: Option<ImageName>,
+    pub reference: Option<Reference>,
+}
+
 impl Note {
     pub fn of(action: &'static str) -> Self {
         Self { action, ..Self::default() }
+    }
+
+    /// About a repository as a whole.
+    pub fn on(self, repository: RepositoryName) -> Self {
+        Self { about: Some(Arc::new(About { repository, image: None, reference: None })), ..self }
     }
 }
 

@@ -307,15 +307,17 @@ fn add_sends_what_the_flags_say_and_shows_no_password() {
 
 #[test]
 fn the_flags_of_a_local_repository_are_sent_and_all_are_tried() {
-    let args = ["repo", "add", "team", "--local", "--immutable-tags", "--anonymous-pull"];
+    let args =
+        ["repo", "add", "team", "--local", "--immutable-tags", "--sparse-manifests", "--anonymous-pull"];
     let ((code, _, stderr), asked) = with_server(&args, "", "201 Created", "{}");
     assert_eq!(code, 0, "{stderr}");
     let body: serde_json::Value =
         serde_json::from_str(asked.split_once("\r\n\r\n").expect("a body").1).expect("JSON");
-    let expected = r#"{"name":"team","repo_type":"local","package_type":"docker","immutable_tags":true,"anonymous_pull":true}"#;
+    let expected = r#"{"name":"team","repo_type":"local","package_type":"docker","immutable_tags":true,"sparse_manifests":true,
+        "anonymous_pull":true}"#;
     assert_eq!(body, serde_json::from_str::<serde_json::Value>(expected).expect("JSON"));
     // What there is a flag for is in one of these tests.
-    let tried = ["--local", "--immutable-tags", "--password-stdin", "--password-file", "--password-env"];
+    let tried = ["--password-stdin", "--password-file", "--password-env"];
     let of_all = ["--config", "--data-dir", "--server", "--token", "--json", "--help"];
     let (_, help, _) = run(&["repo", "add", "--help"]);
     let flags = help.split_whitespace().filter(|word| word.starts_with("--"));
@@ -324,7 +326,10 @@ fn the_flags_of_a_local_repository_are_sent_and_all_are_tried() {
     for name in names.filter(|name| help[..examples].contains(name.as_str())) {
         let known = REMOTE_FLAGS.iter().any(|(flag, ..)| flag.split('=').next() == Some(&name));
         assert!(
-            known || tried.contains(&name.as_str()) || of_all.contains(&name.as_str()),
+            known
+                || args.contains(&name.as_str())
+                || tried.contains(&name.as_str())
+                || of_all.contains(&name.as_str()),
             "{name} is tried by no test"
         );
     }

@@ -93,6 +93,7 @@ impl From<FormError> for ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        error.report();
         let field = match &error.kind {
             ErrorKind::Invalid { field } => Some(field.clone()),
             _ => None,

@@ -99,7 +99,8 @@ impl Action {
             Self::Grant => ("api.grant.add", None),
             Self::TakeBack { repository, .. } => ("api.grant.remove", repository.as_ref()),
         };
-        Note { repository: repository.cloned(), ..Note::of(action) }
+        let note = Note::of(action);
+        repository.cloned().map_or_else(|| note.clone(), |repository| note.clone().on(repository))
     }
 }
 

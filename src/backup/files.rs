@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::Path;
 
 use crate::names::{Algorithm, Digest, Hasher};
@@ -31,7 +31,11 @@ pub(super) fn names(dir: &Path) -> io::Result<Option<Vec<String>>> {
 
 /// `None`: somebody else holds it. Held as long as the file is.
 pub(super) fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    hold(OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?)
+}
+
+/// The same on a file that is there.
+pub(super) fn hold(file: File) -> io::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -58,8 +62,22 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     write(&draft, bytes)?;
-    fs::rename(&draft, path)?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+    rename(&draft, path)
+}
+
+/// Within a directory, in one step that survives a power cut.
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory(to.parent().unwrap_or(Path::new(".")))
+}
+
+/// A file that one user makes for another.
+pub(super) fn give_to_owner_of(path: &Path, directory: &Path) -> io::Result<()> {
+    let (file, owner) = (fs::metadata(path)?, fs::metadata(directory)?);
+    if (file.uid(), file.gid()) == (owner.uid(), owner.gid()) {
+        return Ok(());
+    }
+    chown(path, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Copies and syncs; tells length and digest of what was read.

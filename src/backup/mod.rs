@@ -14,9 +14,11 @@
 
 mod files;
 mod form;
+mod recover;
 mod restore;
 mod take;
 
+pub use recover::{RecoverError, Recovered, is_damage, recover};
 pub use restore::{UNFINISHED, Whole};
 pub use take::{How, Snapshot, take};
 

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use super::files;
 use super::form::{FORMAT, MANIFEST, Manifest, read_list};
 use super::{BackupError, Copied, Progress, Summary, copy_blob, io_error, store};
-use crate::meta::{Meta as _, Options, RedbMeta, SCHEMA};
+use crate::meta::{self, Meta as _, Options, RedbMeta, SCHEMA};
 use crate::names::Digest;
 use crate::store::Store as _;
 
 /// Lies in a data directory while a backup is brought back into it: whoever finds it must not serve that.
 pub const UNFINISHED: &str = "restore.unfinished";
-const METADATA: &str = "meta.redb";
 
 /// A backup that has all its parts, as far as a look at their sizes tells.
 pub struct Whole {
@@ -131,7 +130,7 @@ impl Whole {
         }
         progress(&done);
         let failed = |error| io_error("the metadata cannot be brought back", error);
-        let (source, target) = (self.dir.join(&self.manifest.metadata.file), data.join(METADATA));
+        let (source, target) = (self.dir.join(&self.manifest.metadata.file), data.join(meta::FILE));
         let copied = files::open(&source).and_then(|source| files::copy(&source, &target)).map_err(failed)?;
         if !self.manifest.metadata.is(copied) {
             return self.sound(vec![format!("{} has other bytes than before", self.manifest.metadata.file)]);

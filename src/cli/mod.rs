@@ -14,6 +14,7 @@ mod output;
 mod password;
 mod people;
 mod purge;
+mod recover;
 mod repo;
 mod scrub;
 mod serve;
@@ -69,6 +70,8 @@ enum Command {
     Backup(backup::Args),
     /// Make a data directory from a backup
     Restore(backup::RestoreArgs),
+    /// Put the last snapshot in the place of damaged metadata
+    Recover(recover::Args),
     /// Remove pushed content that no image needs any more
     Gc(gc::Args),
     /// Hash everything that lies here, and heal what is damaged
@@ -110,6 +113,7 @@ pub fn run() -> ExitCode {
         Command::Purge(args) => purge::run(&cli.place, &args),
         Command::Backup(args) => backup::run(&cli.place, &args),
         Command::Restore(args) => backup::restore(&cli.place, &args),
+        Command::Recover(args) => recover::run(&cli.place, &args),
         Command::Gc(args) => gc::run(&cli.place, &args),
         Command::Scrub(args) => scrub::run(&cli.place, &args),
         Command::User(command) => people::user::run(&cli.place, command),

@@ -48,6 +48,7 @@ impl Config {
                 ("document_cap", json!(bytes_text(storage.document_cap))),
                 ("gc_grace", json!(duration_text(storage.gc_grace))),
                 ("gc_untagged", json!(storage.gc_untagged)),
+                ("snapshots", json!(duration_text(storage.snapshots))),
             ],
         )?;
         let log = [("format", json!(self.log.format.as_str())), ("level", json!(self.log.level))];

@@ -133,6 +133,8 @@ pub struct Storage {
     pub gc_grace: Duration,
     /// Whether cleanup takes manifests without a tag as well.
     pub gc_untagged: bool,
+    /// How often a snapshot of the metadata is taken; zero: never.
+    pub snapshots: Duration,
 }
 
 impl Storage {
@@ -140,6 +142,7 @@ impl Storage {
     pub const MIN_FREE: u64 = 5 << 30;
     pub const DOCUMENT_CAP: u64 = 1 << 30;
     pub const GC_GRACE: Duration = Duration::from_secs(24 * 3600);
+    pub const SNAPSHOTS: Duration = Duration::from_secs(3600);
 
     fn at(path: PathBuf) -> Self {
         Self {
@@ -149,6 +152,7 @@ impl Storage {
             document_cap: Self::DOCUMENT_CAP,
             gc_grace: Self::GC_GRACE,
             gc_untagged: false,
+            snapshots: Self::SNAPSHOTS,
         }
     }
 

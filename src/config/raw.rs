@@ -74,6 +74,7 @@ pub(super) struct RawStorage {
     document_cap: Option<Text<ByteSize>>,
     gc_grace: Option<Text<Duration>>,
     gc_untagged: Option<bool>,
+    snapshots: Option<Text<Duration>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,6 +112,7 @@ impl RawStorage {
             document_cap: self.document_cap.map_or(base.document_cap, |Text(ByteSize(bytes))| bytes),
             gc_grace: self.gc_grace.map_or(base.gc_grace, |Text(span)| span),
             gc_untagged: self.gc_untagged.unwrap_or(base.gc_untagged),
+            snapshots: self.snapshots.map_or(base.snapshots, |Text(span)| span),
         }
     }
 }

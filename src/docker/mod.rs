@@ -5,6 +5,7 @@ mod address;
 mod body;
 mod catalog;
 mod challenge;
+mod known;
 mod permit;
 mod pull;
 mod push;
@@ -28,13 +29,14 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, EXPECT, HeaderName, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::engine::{Engine, Identity, PageQuery, Principal, Repositories, Repository, Scope};
 use crate::names::Reference;
-use crate::reply::{Note, Reply};
+use crate::reply::{About, Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
+use known::Asked;
 use permit::Right;
 use route::{Action, Push, Target};
 use wire::{API_VERSION, Code, REGISTRY_2, WireError};
@@ -76,6 +78,10 @@ impl fmt::Display for Origin<'_> {
 /// The answer to a request without a body, where all that it rests on is in memory; `None` where it has to be waited
 /// for, by [`handle`]. Most pulls end here, without a future for what they never come to.
 pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Option<Reply> {
+    let asked = Asked::of(engine.repositories(), context, request);
+    if let Some(reply) = asked.and_then(|asked| again(engine, context, request, asked)) {
+        return Some(reply);
+    }
     let mut note = Note::default();
     let namespace = route::parameter(request.uri.query(), "ns");
     let answered = match understand(engine, context, request, namespace.as_deref(), &mut note) {
@@ -84,7 +90,10 @@ pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Optio
         Ok(Understood::Asks(call, action)) => match call.at_once(&action)? {
             Ok(mut reply) => {
                 call.name_namespace(&mut reply);
-                describe(&mut reply, note);
+                describe(&mut reply, note.clone());
+                if let Some(asked) = asked {
+                    asked.know(call.address.scope, action, note);
+                }
                 return Some(reply);
             }
             Err(error) => Ok(call.finish(Err(error))),
@@ -92,6 +101,33 @@ pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Optio
         Err(error) => Err(error),
     };
     Some(finish(answered, context, note))
+}
+
+/// The same for a request that was understood before. Where it is not answered from memory, or not to this caller, it
+/// goes the way of every other.
+fn again(engine: &Engine, context: &Context<'_>, request: &Parts, asked: Asked<'_>) -> Option<Reply> {
+    let known = asked.known()?;
+    let Scope { repository, image } = &known.scope;
+    permit::may(context, repository, image, known.action.right()).ok()?;
+    let mut reply = from_memory(engine, &known.scope, &known.action, &request.headers)?.ok()?;
+    describe(&mut reply, known.note.clone());
+    Some(reply)
+}
+
+/// `None` where it has to be waited for, or is no reading of content.
+fn from_memory(
+    engine: &Engine,
+    scope: &Scope,
+    action: &Action,
+    headers: &HeaderMap,
+) -> Option<Result<Reply, WireError>> {
+    match action {
+        Action::Manifest { reference, want } => {
+            pull::manifest_at_once(engine, scope, reference, *want, headers).map(Ok)
+        }
+        Action::Blob { digest, want } => pull::blob_at_once(engine, scope, digest, *want, headers),
+        Action::Tags { .. } | Action::Referrers { .. } | Action::Push(_) => None,
+    }
 }
 
 /// Answers a request of a registry client. When the client goes away, this future is dropped: a fetch that it
@@ -198,7 +234,7 @@ fn understand<'a>(
     let right = action.right();
     match entrance.resolve(&directory, name) {
         Ok(address) => {
-            note_address(note, &address.scope, &action);
+            note.about = Some(about(&address.scope, &action));
             let call = Call { engine, context, request, entrance, directory, address, name, right };
             Ok(Understood::Asks(call, action))
         }
@@ -276,14 +312,7 @@ impl Call<'_> {
             Ok(scope) => scope,
             Err(error) => return Some(Err(error)),
         };
-        let headers = &self.request.headers;
-        match action {
-            Action::Manifest { reference, want } => {
-                pull::manifest_at_once(self.engine, &scope, reference, *want, headers).map(Ok)
-            }
-            Action::Blob { digest, want } => pull::blob_at_once(self.engine, &scope, digest, *want, headers),
-            Action::Tags { .. } | Action::Referrers { .. } | Action::Push(_) => None,
-        }
+        from_memory(self.engine, &scope, action, &self.request.headers)
     }
 
     async fn act(&self, action: Action, body: &mut impl Incoming) -> Result<Reply, WireError> {
@@ -350,15 +379,15 @@ fn moved(entrance: &Entrance<'_>, note: &mut Note) -> Reply {
     Reply::empty(StatusCode::MOVED_PERMANENTLY).with_header(LOCATION, &format!("{}/v2/", entrance.front()))
 }
 
-fn note_address(note: &mut Note, scope: &Scope, action: &Action) {
-    note.repository = Some(scope.repository.name.clone());
-    note.image = Some(scope.image.clone());
-    note.reference = match action {
+fn about(scope: &Scope, action: &Action) -> Arc<About> {
+    let reference = match action {
         Action::Manifest { reference, .. } => Some(reference.clone()),
         Action::Blob { digest, .. } | Action::Referrers { digest, .. } => Some(Reference::Digest(*digest)),
         Action::Push(push) => push.reference(),
         Action::Tags { .. } => None,
     };
+    let (repository, image) = (scope.repository.name.clone(), Some(scope.image.clone()));
+    Arc::new(About { repository, image, reference })
 }
 
 /// In the code of what was asked for.

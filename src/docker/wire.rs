@@ -226,6 +226,7 @@ fn each(status: StatusCode, code: Code, message: &str, digests: &[Digest]) -> Re
 
 impl From<EngineError> for WireError {
     fn from(error: EngineError) -> Self {
+        error.report();
         let (code, status) = row(&error.kind);
         let wait = match error.kind {
             ErrorKind::TooManyRequests => error.retry_after.or(Some(LIMITED_WAIT)),

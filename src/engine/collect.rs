@@ -49,6 +49,7 @@ impl Engine {
     /// Removes what nobody needs and says what that was; in a dry run only says it.
     pub async fn collect(&self, dry_run: bool) -> Result<Collected, EngineError> {
         let _alone = self.shared.cleanup.lock().await;
+        self.note_mentions().await?;
         let mut sum = Collected::default();
         for upload in uploads::expired(&self.shared) {
             sum.uploads += 1;
@@ -172,7 +173,7 @@ impl Engine {
         Ok(())
     }
 
-    fn go_on(&self) -> Result<(), EngineError> {
+    pub(super) fn go_on(&self) -> Result<(), EngineError> {
         match self.shared.tasks.is_stopping() {
             true => Err(EngineError::new(ErrorKind::Overloaded, "the server is stopping")),
             false => Ok(()),

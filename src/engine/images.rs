@@ -89,6 +89,8 @@ where
     P: Prefix<<LinkRow as Row>::Key> + Prefix<<TagRow as Row>::Key>,
 {
     let mut images: BTreeMap<ImageName, StoredImage> = BTreeMap::new();
+    // The manifests of each: others may have what an image only names.
+    let mut shown: HashMap<ImageName, HashSet<Digest>> = HashMap::new();
     let mut documents = Documents { shared, views: HashMap::new() };
     let empty = |image: &ImageName| StoredImage {
         repository: repository.name.clone(),
@@ -106,6 +108,7 @@ where
         {
             image.manifests += 1;
             image.bytes += document.size;
+            shown.entry(key.1.clone()).or_default().insert(key.2);
         }
         if let Some(copy) = shared.meta.get::<CopyRow>(&key.2)? {
             image.blobs += 1;
@@ -115,7 +118,10 @@ where
     })?;
     shared.meta.each::<TagRow, EngineError>(prefix, |key, row| {
         let image = images.entry(key.1.clone()).or_insert_with(|| empty(&key.1));
-        let size = documents.size(&row.digest, row.size)?;
+        let size = match shown.get(&key.1) {
+            Some(shown) => documents.size(&row.digest, row.size, shown)?,
+            None => row.size,
+        };
         let (updated_ms, media_type) = (row.checked_ms, row.media_type);
         image.tags.push(StoredTag { tag: key.2, digest: row.digest, media_type, size, updated_ms });
         Ok(())
@@ -153,14 +159,18 @@ impl Documents<'_> {
         Ok(self.views.get(digest).and_then(Option::as_ref))
     }
 
-    /// Of a manifest of `size` bytes and all it names, as far as that is known; the same content counts once.
-    fn size(&mut self, digest: &Digest, size: u64) -> Result<u64, EngineError> {
+    /// Of a manifest of `size` bytes and all it names, as far as that is known where only these are `shown`; the same
+    /// content counts once.
+    fn size(&mut self, digest: &Digest, size: u64, shown: &HashSet<Digest>) -> Result<u64, EngineError> {
         let (mut sum, mut seen) = (0_u64, HashSet::from([*digest]));
         let mut level = vec![(*digest, size)];
         for _ in 0..DEPTH {
             let mut below = Vec::new();
             for (digest, size) in level {
                 sum = sum.saturating_add(size);
+                if !shown.contains(&digest) {
+                    continue;
+                }
                 let children = self.view(&digest)?.map_or(&[][..], |named| named.children.as_slice());
                 below.extend(children.iter().copied().filter(|(child, _)| seen.insert(*child)));
             }

@@ -25,6 +25,7 @@ mod inventory;
 mod listings;
 mod local;
 mod manifests;
+mod mentioned;
 mod model;
 mod pointer;
 mod prune;
@@ -39,6 +40,7 @@ mod room;
 mod scrub;
 mod settings;
 mod shared;
+mod snapshots;
 mod sweep;
 mod sweeps;
 mod tags;
@@ -81,7 +83,7 @@ use shared::{Parts, Shared};
 
 use crate::clock::Clock;
 use crate::meta::{
-    Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SCHEMA, SettingKey,
+    self, Batch, Durability, Meta, MetaError, MetaExt as _, Opened, Options, RedbMeta, SCHEMA, SettingKey,
     SettingRow,
 };
 use crate::names::RepositoryName;
@@ -127,7 +129,7 @@ impl Engine {
         first: Vec<(RepositoryName, RepositorySpec)>,
     ) -> Result<Self, OpenError> {
         let store = FsStore::open(data_dir).map_err(OpenError::Store)?;
-        let (meta, opened) = RedbMeta::open(&data_dir.join("meta.redb"), Options::default())?;
+        let (meta, opened) = RedbMeta::open(&data_dir.join(meta::FILE), Options::default())?;
         let ground = Ground { store: Arc::new(store), meta: Arc::new(meta), opened };
         Self::start(ground, settings, metrics, first).await
     }
@@ -164,6 +166,7 @@ impl Engine {
         shared.tasks.spawn(boot::load_index(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(sweep::housekeeping(Arc::clone(&shared), coordination.clone()));
         shared.tasks.spawn(tidy::tidy(Arc::clone(&shared), coordination));
+        shared.tasks.spawn(snapshots::regularly(Arc::clone(&shared)));
         shared.tasks.spawn(collect::regularly(engine.clone()));
         Ok(engine)
     }
@@ -205,7 +208,8 @@ impl Engine {
     /// Whether requests can be answered, and what the gauges show.
     pub async fn status(&self) -> Status {
         let counts = self.coordination.counts().await;
-        let space = self.shared.read(|shared| Ok(shared.store.space()?)).await;
+        let space =
+            self.shared.read(|shared| Ok(shared.store.space()?)).await.inspect_err(EngineError::report);
         let meta = self.metadata().await;
         let check = |name, failed: Option<String>| Check {
             name,
@@ -230,7 +234,7 @@ impl Engine {
     /// again is one.
     async fn metadata(&self) -> Result<(), String> {
         let read = self.shared.read(|shared| Ok(shared.meta.get::<SettingRow>(&SettingKey::EPOCH)?)).await;
-        read.map_err(|error| error.message)?;
+        read.inspect_err(EngineError::report).map_err(|error| error.message)?;
         match self.shared.meta.apply(Batch::new(Durability::Relaxed)).await {
             Err(MetaError::Closed) => Err("the metadata store has closed: restart the server".to_owned()),
             Ok(()) | Err(_) => Ok(()),

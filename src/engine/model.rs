@@ -295,19 +295,50 @@ pub enum ErrorKind {
     Denied,
 }
 
-/// An error with the sentence for the client. What only the log may see was logged where it arose.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
+/// An error with the sentence for the client. Shown to the log it tells its cause instead, if it has one.
+#[derive(Clone, Debug)]
 pub struct EngineError {
     pub kind: ErrorKind,
     pub message: String,
     pub verdict: Option<Verdict>,
     pub retry_after: Option<Duration>,
+    pub(super) cause: Option<Arc<Cause>>,
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause.as_deref() {
+            Some(Cause { what, why }) => write!(f, "{what}: {why}"),
+            None => f.write_str(&self.message),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// What only the log may see. It is not logged where it arises but where its way ends, once: a task does so in its own
+/// line, which shows the error; a request by [`EngineError::report`].
+#[derive(Debug)]
+pub(super) struct Cause {
+    what: &'static str,
+    why: String,
 }
 
 impl EngineError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), verdict: None, retry_after: None }
+        Self { kind, message: message.into(), verdict: None, retry_after: None, cause: None }
+    }
+
+    pub(super) fn caused_by(mut self, what: &'static str, why: impl fmt::Display) -> Self {
+        self.cause = Some(Arc::new(Cause { what, why: why.to_string() }));
+        self
+    }
+
+    /// Logs the cause, where nobody shows the error itself to the log.
+    pub fn report(&self) {
+        if let Some(cause) = &self.cause {
+            tracing::error!(error = %cause.why, "{}", cause.what);
+        }
     }
 
     pub fn with_verdict(mut self, verdict: Verdict) -> Self {

@@ -60,7 +60,10 @@ pub(super) async fn run(shared: Arc<Shared>, guard: FillGuard, pointer: Arc<Poin
             guard.failed(attempts::failure(&error), Some(attempts::story(&error)));
         }
         Err(Ended::Mismatch(message)) => guard.failed(Failure::Mismatch, Some(told(&message))),
-        Err(Ended::Here(error)) => guard.failed(Failure::Died, Some(told(&error.message))),
+        Err(Ended::Here(error)) => {
+            error.report();
+            guard.failed(Failure::Died, Some(told(&error.message)));
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::flight::Source;
 use super::manifests::source;
 use super::model::{EngineError, ErrorKind, Scope};
 use super::publish::{Kept, link_to, promised};
+use super::repository::LocalSpec;
 use super::shared::Shared;
 use crate::meta::{
     Batch, ContentRow, CopyRow, DocumentRow, EdgeRow, HolderRow, LinkRow, MetaError, MetaExt as _,
@@ -48,7 +49,7 @@ pub struct PushedManifest {
 /// A manifest that may become visible as soon as its image has all it names.
 struct Checked {
     image: Source,
-    immutable_tags: bool,
+    policy: LocalSpec,
     digest: Digest,
     media_type: MediaType,
     bytes: Bytes,
@@ -63,14 +64,17 @@ struct Checked {
 struct Needs {
     /// Cached copies, not yet ours.
     unkept: Vec<Digest>,
+    /// The same of what the manifest only mentions, or says to live elsewhere. They need not be there, nor be whole.
+    unkept_mentions: Vec<Digest>,
+    /// What it has, and holds from now on for this manifest.
+    linked: Vec<Digest>,
+    /// What it does not have. What comes later is kept by the manifest's edges; what comes between the look and the
+    /// batch might be taken by a cleanup that has not seen those edges, so the batch requires that nothing did.
+    missing: Vec<Digest>,
     /// Those of its tags that are there.
     tags: BTreeMap<Tag, TagRow>,
     /// What they named until now: its grace begins when its last tag goes.
     left: BTreeMap<Digest, HolderRow>,
-    /// What this image has of what the manifest mentions besides.
-    mentioned: Vec<Digest>,
-    /// Those of them that are cached copies. They need not be there, nor be whole.
-    unkept_mentions: Vec<Digest>,
 }
 
 impl Engine {
@@ -88,13 +92,17 @@ impl Engine {
 
     async fn commit_manifest(&self, manifest: Checked) -> Result<PushedManifest, EngineError> {
         let manifest = std::sync::Arc::new(manifest);
-        for _ in 0..TRIES {
+        let (mut tries, mut missing) = (0, usize::MAX);
+        while tries < TRIES {
             let looked = std::sync::Arc::clone(&manifest);
             let needs = self.shared.read(move |shared| looked.needs(shared)).await?;
+            // Blobs may arrive all the while, but each of them only once.
+            tries += usize::from(needs.missing.len() >= missing);
+            missing = needs.missing.len();
             let _kept = self.keep_all(&needs, &manifest).await?;
             match self.shared.meta.apply(manifest.batch(&self.shared, &needs)).await {
                 Ok(()) => return Ok(self.announce(&manifest)),
-                // Something was removed, or a tag set, since it was looked at.
+                // Something was removed or has arrived, or a tag was set, since it was looked at.
                 Err(MetaError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -171,8 +179,8 @@ fn check(scope: &Scope, push: ManifestPush) -> Result<Checked, EngineError> {
     check_shape(&media_type, &view)?;
     tags.sort();
     tags.dedup();
-    let immutable_tags = local.immutable_tags;
-    Ok(Checked { image: source(scope), immutable_tags, digest, media_type, bytes, tags, view, mentions })
+    let policy = local.clone();
+    Ok(Checked { image: source(scope), policy, digest, media_type, bytes, tags, view, mentions })
 }
 
 /// The type that it will be served with. A document that can be read as two types is none.
@@ -220,10 +228,15 @@ fn check_shape(media_type: &MediaType, view: &ManifestView) -> Result<(), Engine
 }
 
 impl Checked {
-    /// What must be linked in this image. A subject may come later or never, and what lives elsewhere may as well.
-    fn references(&self) -> BTreeMap<Digest, &Descriptor> {
-        let named = self.view.references.iter().filter(|named| !named.external);
-        named.map(|named| (named.digest, named)).collect()
+    /// All that it keeps where the image has it; with a descriptor what must be like that, and be there unless the
+    /// repository takes sparse manifests. A subject may come later or never, and what lives elsewhere may as well.
+    fn keeps(&self) -> BTreeMap<Digest, Option<&Descriptor>> {
+        let (elsewhere, here): (Vec<_>, Vec<_>) =
+            self.view.references.iter().partition(|named| named.external);
+        let besides = self.mentions.iter().copied().chain(elsewhere.iter().map(|named| named.digest));
+        let mut keeps: BTreeMap<_, _> = besides.map(|digest| (digest, None)).collect();
+        keeps.extend(here.into_iter().map(|named| (named.digest, Some(named))));
+        keeps
     }
 
     fn link_key(&self, digest: &Digest) -> <LinkRow as crate::meta::Row>::Key {
@@ -240,40 +253,39 @@ impl Checked {
 
     fn needs(&self, shared: &Shared) -> Result<Needs, EngineError> {
         let mut needs = Needs::default();
-        let mut missing = Vec::new();
-        for (digest, named) in self.references() {
+        let mut refused = Vec::new();
+        for (digest, named) in self.keeps() {
             let Some(link) = shared.meta.get::<LinkRow>(&self.link_key(&digest))? else {
-                missing.push(digest);
+                refused.extend(named.filter(|_| !self.policy.sparse_manifests).map(|named| named.digest));
+                needs.missing.push(digest);
                 continue;
             };
-            if link.size != named.size {
+            if let Some(named) = named
+                && link.size != named.size
+            {
                 let message = format!("{digest} has {} bytes, the manifest says {}", link.size, named.size);
                 return Err(EngineError::new(ErrorKind::SizeMismatch, message));
             }
             match state(shared, &digest)? {
                 State::Kept => {}
+                State::Unkept if named.is_none() => needs.unkept_mentions.push(digest),
                 State::Unkept => needs.unkept.push(digest),
-                // Its file was lost: it must come again.
-                State::Gone => missing.push(digest),
+                // The image should have it, but its file was lost: it must come again.
+                State::Gone => refused.extend(named.map(|named| named.digest)),
             }
+            needs.linked.push(digest);
         }
-        if !missing.is_empty() {
-            return Err(unknown(missing));
+        if !refused.is_empty() {
+            return Err(unknown(refused));
         }
-        for digest in &self.mentions {
-            if shared.meta.get::<LinkRow>(&self.link_key(digest))?.is_none() {
-                continue;
-            }
-            match state(shared, digest)? {
-                State::Kept => {}
-                State::Unkept => needs.unkept_mentions.push(*digest),
-                State::Gone => continue,
-            }
-            needs.mentioned.push(*digest);
-        }
+        self.look_at_tags(shared, &mut needs)?;
+        Ok(needs)
+    }
+
+    fn look_at_tags(&self, shared: &Shared, needs: &mut Needs) -> Result<(), EngineError> {
         for tag in &self.tags {
             let Some(row) = shared.meta.get::<TagRow>(&self.tag_key(tag))? else { continue };
-            if self.immutable_tags && row.digest != self.digest {
+            if self.policy.immutable_tags && row.digest != self.digest {
                 let message = format!("the tag {tag} is there, and tags of this repository are not moved");
                 return Err(EngineError::new(ErrorKind::Denied, message));
             }
@@ -284,7 +296,7 @@ impl Checked {
             }
             needs.tags.insert(tag.clone(), row);
         }
-        Ok(needs)
+        Ok(())
     }
 
     /// All of it or nothing.
@@ -306,7 +318,7 @@ impl Checked {
         self.put_references(shared, &mut batch, needs);
         for tag in &self.tags {
             let key = self.tag_key(tag);
-            if self.immutable_tags {
+            if self.policy.immutable_tags {
                 match needs.tags.get(tag) {
                     Some(row) => batch.require_equal(&key, row),
                     None => batch.require_absent::<TagRow>(&key),
@@ -328,20 +340,22 @@ impl Checked {
         batch
     }
 
+    /// The edges are the same wherever the manifest is pushed, whatever the image has of them: all images share them.
     fn put_references(&self, shared: &Shared, batch: &mut Batch, needs: &Needs) {
-        let named = self.references().into_keys();
-        for digest in named.chain(needs.mentioned.iter().copied()) {
-            batch.require_present::<LinkRow>(&self.link_key(&digest));
-            batch.put(&self.holder_key(&digest), &HolderRow { stamp: shared.stamp() });
+        for digest in &needs.linked {
+            batch.require_present::<LinkRow>(&self.link_key(digest));
+            batch.put(&self.holder_key(digest), &HolderRow { stamp: shared.stamp() });
+        }
+        for digest in &needs.missing {
+            batch.require_absent::<LinkRow>(&self.link_key(digest));
         }
         let named = self.view.references.iter().map(|named| EdgeRow {
             child: named.digest,
             size: named.size,
             media_type: named.media_type.as_ref().map(MediaType::to_string).unwrap_or_default(),
         });
-        // Whether they are here or not: the rows are those of all images that have the manifest, now or later.
-        let mentioned =
-            self.mentions.iter().map(|child| EdgeRow { child: *child, size: 0, media_type: String::new() });
+        let mentioned = self.mentions.iter();
+        let mentioned = mentioned.map(|child| EdgeRow { child: *child, size: 0, media_type: String::new() });
         for (position, edge) in (0_u32..).zip(named.chain(mentioned)) {
             batch.put(&(self.digest, position), &edge);
         }

@@ -1,6 +1,7 @@
 //! Owns the repositories there are: many readers, one writer at a time, every change in the metadata first.
 //! Must not know: HTTP, JSON, what is cached.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -25,10 +26,14 @@ use crate::upstream::{Settings, SettingsError, Timeouts, Upstream};
 /// 0 is no repository.
 const FIRST_ID: u64 = 1;
 
+/// Given out once in a process, so that it also tells the repositories of one engine from those of another.
+static VERSIONS: AtomicU64 = AtomicU64::new(0);
+
 /// The repositories by name and by number.
 pub struct Repositories {
     by_name: DashMap<RepositoryName, Arc<Repository>, RandomState>,
     by_id: DashMap<RepositoryId, Arc<Repository>>,
+    version: AtomicU64,
     meta: Arc<dyn Meta>,
     clock: Clock,
     timeouts: Timeouts,
@@ -44,6 +49,7 @@ impl Repositories {
         let this = Self {
             by_name: DashMap::default(),
             by_id: DashMap::new(),
+            version: AtomicU64::new(next_version()),
             meta: Arc::clone(meta),
             clock: clock.clone(),
             timeouts,
@@ -89,6 +95,11 @@ impl Repositories {
             self.enter(repository);
         }
         Ok(())
+    }
+
+    /// Another one after each change: what was found out before is not to be believed any more.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     pub fn by_name(&self, name: &str) -> Option<Arc<Repository>> {
@@ -183,6 +194,7 @@ impl Repositories {
         grants.done();
         self.by_name.remove(name);
         self.by_id.remove(&old.id);
+        self.changed();
         self.retire(old.id);
         Ok(())
     }
@@ -252,8 +264,17 @@ impl Repositories {
         let repository = Arc::new(repository);
         self.by_id.insert(repository.id, Arc::clone(&repository));
         self.by_name.insert(repository.name.clone(), Arc::clone(&repository));
+        self.changed();
         repository
     }
+
+    fn changed(&self) {
+        self.version.store(next_version(), Ordering::Release);
+    }
+}
+
+fn next_version() -> u64 {
+    VERSIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl RepositorySpec {
@@ -365,6 +386,7 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
         allowed_hosts: Vec::new(),
         mirrors: Vec::new(),
         immutable_tags: repository.local().is_some_and(|local| local.immutable_tags),
+        sparse_manifests: repository.local().is_some_and(|local| local.sparse_manifests),
         created_ms,
         retired,
     };
@@ -395,8 +417,11 @@ fn to_row(repository: &Repository, retired: bool) -> RepositoryRow {
 
 fn from_row(row: RepositoryRow) -> Result<RepositorySpec, EngineError> {
     if row.repo_type == RepositoryType::Local {
-        let spec = LocalSpec { anonymous_pull: row.anonymous_pull, immutable_tags: row.immutable_tags };
-        return Ok(RepositorySpec::Local(spec));
+        return Ok(RepositorySpec::Local(LocalSpec {
+            anonymous_pull: row.anonymous_pull,
+            immutable_tags: row.immutable_tags,
+            sparse_manifests: row.sparse_manifests,
+        }));
     }
     let name = row.name;
     let url = |text: &str| {

@@ -119,6 +119,8 @@ pub struct LocalSpec {
     pub anonymous_pull: bool,
     /// A tag that is there is neither moved to another manifest nor removed.
     pub immutable_tags: bool,
+    /// A manifest may name what its image does not have: platforms or layers that are kept elsewhere, or come later.
+    pub sparse_manifests: bool,
 }
 
 /// The policy of a remote repository.

@@ -98,7 +98,7 @@ struct Run {
 
 impl Run {
     async fn run(mut self) {
-        let ended = self.all().await;
+        let ended = self.all().await.inspect_err(EngineError::report);
         let scrub = Arc::clone(&self.engine.shared);
         scrub.scrub.update(|report| {
             report.running = false;
@@ -119,6 +119,9 @@ impl Run {
         let shared = Arc::clone(&self.engine.shared);
         let total = shared.read(total).await?;
         shared.scrub.update(|report| report.total_bytes = total);
+        if !self.missing().await? {
+            return Ok(false);
+        }
         let mut after = None;
         loop {
             let page = shared
@@ -136,6 +139,25 @@ impl Run {
             }
         }
         self.manifests().await
+    }
+
+    /// What was pushed and is gone, with the row for its bytes: a start, or an earlier scrub, has met that already.
+    async fn missing(&mut self) -> Result<bool, EngineError> {
+        let shared = Arc::clone(&self.engine.shared);
+        let mut after = None;
+        loop {
+            let page = shared.read(move |shared| missing(shared, after.as_ref())).await?;
+            for (digest, size) in page.found {
+                if self.is_stopped() {
+                    return Ok(false);
+                }
+                self.damaged_blob(digest, size, None).await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(true);
+            }
+        }
     }
 
     async fn manifests(&mut self) -> Result<bool, EngineError> {
@@ -179,7 +201,7 @@ impl Run {
     async fn blob(&mut self, digest: Digest, row: &CopyRow) -> Result<(), EngineError> {
         let found = self.examine(digest, row).await?;
         if let Found::Damaged(file) = found {
-            self.damaged_blob(digest, row, file).await?;
+            self.damaged_blob(digest, row.size, file).await?;
         }
         self.engine.shared.scrub.update(|report| report.blobs += 1);
         Ok(())
@@ -229,12 +251,7 @@ impl Run {
         Ok(Some(hasher.finish()))
     }
 
-    async fn damaged_blob(
-        &self,
-        digest: Digest,
-        row: &CopyRow,
-        file: Option<Blob>,
-    ) -> Result<(), EngineError> {
+    async fn damaged_blob(&self, digest: Digest, size: u64, file: Option<Blob>) -> Result<(), EngineError> {
         let shared = &self.engine.shared;
         let mut is_newer = true;
         for _ in 0..TRIES {
@@ -250,7 +267,7 @@ impl Run {
         self.engine.lost(&digest).await;
         let needed = shared.read(move |shared| needed(shared, &digest)).await?;
         let healed = self.fetch_again(&digest, &needed).await;
-        self.report(digest, row.size, false, &needed, healed);
+        self.report(digest, size, false, &needed, healed);
         Ok(())
     }
 
@@ -291,7 +308,7 @@ impl Run {
         let mut healed = false;
         for scope in &needed.remotes {
             let fetched = self.engine.manifest(scope, &Reference::Digest(digest), Want::Body).await;
-            healed = healed || fetched.is_ok();
+            healed = healed || fetched.inspect_err(EngineError::report).is_ok();
         }
         self.report(digest, size, true, needed, healed);
         Ok(())
@@ -384,6 +401,30 @@ fn needed(shared: &Shared, digest: &Digest) -> Result<Needed, EngineError> {
         Ok(())
     })?;
     Ok(Needed { pushed, images, remotes })
+}
+
+/// Of one page of content, what was pushed and has no bytes.
+struct Missing {
+    found: Vec<(Digest, u64)>,
+    /// Behind which digest the next page begins.
+    next: Option<Digest>,
+}
+
+fn missing(shared: &Shared, after: Option<&Digest>) -> Result<Missing, EngineError> {
+    let page = shared.meta.scan::<ContentRow>(&(), after, ROWS)?;
+    let next = page.last().map(|(digest, _)| *digest).filter(|_| page.len() == ROWS);
+    let mut found = Vec::new();
+    for (digest, _) in page.iter().filter(|(_, content)| content.pushed) {
+        let here = shared.meta.get::<CopyRow>(digest)?.is_some()
+            || shared.meta.get::<DocumentRow>(digest)?.is_some();
+        if !here
+            && let Some(content) = shared.meta.get::<ContentRow>(digest)?.filter(|content| content.pushed)
+        {
+            // Asked again last: it was not deleted meanwhile.
+            found.push((*digest, content.size));
+        }
+    }
+    Ok(Missing { found, next })
 }
 
 /// A manifest, and whether its bytes are what its digest says.

@@ -25,6 +25,8 @@ pub struct Settings {
     pub document_cap: u64,
     /// Where copies of the metadata are put together for backups; `None`: there are none.
     pub copies: Option<PathBuf>,
+    /// How often a snapshot of the metadata is taken beside it, where something has changed; `None`: never.
+    pub snapshots: Option<Duration>,
     /// How long an upload that nobody goes on with is kept.
     pub upload_life: Duration,
     /// How long what no manifest names is kept in an image, counted from when it was last pushed, mounted, named or
@@ -45,6 +47,7 @@ impl Default for Settings {
             min_free: None,
             document_cap: 1 << 30,
             copies: None,
+            snapshots: None,
             upload_life: Duration::from_secs(24 * 3600),
             collect_after: Duration::from_secs(24 * 3600),
             collect_untagged: false,
@@ -62,8 +65,12 @@ impl Settings {
             MaxSize::Bytes(bytes) => bytes,
             MaxSize::Percent(percent) => total / 100 * u64::from(percent),
         };
-        let keep_free = self.min_free.unwrap_or_else(|| (5 << 30).min(total / 20));
-        wished.min(cached.saturating_add(free).saturating_sub(keep_free))
+        wished.min(cached.saturating_add(free).saturating_sub(self.keep_free(total)))
+    }
+
+    /// Bytes of a file system of this size that are left to others.
+    pub fn keep_free(&self, total: u64) -> u64 {
+        self.min_free.unwrap_or_else(|| (5 << 30).min(total / 20))
     }
 }
 

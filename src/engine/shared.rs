@@ -145,25 +145,23 @@ impl From<MetaError> for EngineError {
                 Self::new(ErrorKind::Overloaded, "the server is stopping")
                     .with_retry_after(Some(Duration::from_secs(5)))
             }
-            other => {
-                tracing::error!(error = %other, "the metadata store failed");
-                Self::new(ErrorKind::Overloaded, "the metadata store cannot be used right now")
-                    .with_retry_after(Some(Duration::from_secs(5)))
-            }
+            other => Self::new(ErrorKind::Overloaded, "the metadata store cannot be used right now")
+                .with_retry_after(Some(Duration::from_secs(5)))
+                .caused_by("the metadata store failed", other),
         }
     }
 }
 
 impl From<std::io::Error> for EngineError {
     fn from(error: std::io::Error) -> Self {
-        tracing::error!(%error, "the file storage failed");
-        match Trouble::of(&error) {
+        let told = match Trouble::of(&error) {
             Trouble::Shortage => Self::new(ErrorKind::Overloaded, "the server is short of files or memory")
                 .with_retry_after(Some(Duration::from_secs(1))),
             Trouble::Full | Trouble::Damage | Trouble::Other => {
                 Self::new(ErrorKind::Internal, "the file storage could not be read")
             }
-        }
+        };
+        told.caused_by("the file storage failed", error)
     }
 }
 

@@ -230,7 +230,7 @@ async fn note_some(shared: &Arc<Shared>, used: Used) {
         let used = Arc::clone(&used);
         let applied = match shared.read(move |shared| uses(shared, &used)).await {
             Ok(batch) => shared.meta.apply(batch).await,
-            Err(error) => return tracing::debug!(%error, "last uses are not noted"),
+            Err(error) => return tracing::warn!(%error, "last uses are not noted"),
         };
         match applied {
             Ok(()) => return,

@@ -192,7 +192,7 @@ impl Engine {
             return Err(error);
         };
         let minutes = spare.age.as_secs() / 60;
-        tracing::info!(repository = %scope.repository.name, image = %scope.image, minutes, why = %error.message,
+        tracing::info!(repository = %scope.repository.name, image = %scope.image, minutes, why = %error,
             "served stale");
         let warning = format!("stale: the upstream does not answer; confirmed {minutes} minutes ago");
         Ok(Manifest { warning: Some(warning), ..manifest })

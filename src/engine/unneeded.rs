@@ -199,7 +199,10 @@ impl Image {
             self.links.iter().filter(|(_, is_manifest)| **is_manifest).map(|(digest, _)| *digest).collect();
         for manifest in manifests {
             for child in children(shared, &manifest)? {
-                self.keep(manifest, child);
+                // What is missing here has nothing to keep it from.
+                if self.links.contains_key(&child) {
+                    self.keep(manifest, child);
+                }
             }
         }
         Ok(())

@@ -47,10 +47,11 @@ pub struct RepositoryForm {
     allowed_hosts: Given<Vec<Text<Host>>>,
     mirrors: Given<Vec<Text<WebUrl>>>,
     immutable_tags: Given<bool>,
+    sparse_manifests: Given<bool>,
 }
 
 /// Every field, for the word that a misspelt one was meant to be.
-pub const FIELDS: [&str; 19] = [
+pub const FIELDS: [&str; 20] = [
     "name",
     "repo_type",
     "package_type",
@@ -70,6 +71,7 @@ pub const FIELDS: [&str; 19] = [
     "allowed_hosts",
     "mirrors",
     "immutable_tags",
+    "sparse_manifests",
 ];
 
 /// What is wrong with a form. Never holds a password.
@@ -221,14 +223,18 @@ impl RepositoryForm {
         }
         set(&mut spec.anonymous_pull, self.anonymous_pull, false, |flag| flag);
         set(&mut spec.immutable_tags, self.immutable_tags, false, |flag| flag);
+        set(&mut spec.sparse_manifests, self.sparse_manifests, false, |flag| flag);
         Ok(RepositorySpec::Local(spec))
     }
 
     /// `spec` with the fields that this form names.
     fn remote(self, mut spec: RemoteSpec) -> Result<RepositorySpec, FormError> {
-        if self.immutable_tags.is_set() {
-            let why = "is a local repository's field; the tags of a remote are its upstream's";
-            return Err(FormError::new("immutable_tags", why));
+        let local_only = [
+            ("immutable_tags", self.immutable_tags.is_set(), "the tags of a remote are its upstream's"),
+            ("sparse_manifests", self.sparse_manifests.is_set(), "a remote has what its upstream has"),
+        ];
+        if let Some((field, _, why)) = local_only.into_iter().find(|(_, given, _)| *given) {
+            return Err(FormError::new(field, format!("is a local repository's field; {why}")));
         }
         if self.password_env.is_set() {
             let why =

@@ -41,11 +41,16 @@ struct Fields<'a> {
 struct LocalFields {
     anonymous_pull: bool,
     immutable_tags: bool,
+    sparse_manifests: bool,
 }
 
 impl From<&LocalSpec> for LocalFields {
     fn from(spec: &LocalSpec) -> Self {
-        Self { anonymous_pull: spec.anonymous_pull, immutable_tags: spec.immutable_tags }
+        Self {
+            anonymous_pull: spec.anonymous_pull,
+            immutable_tags: spec.immutable_tags,
+            sparse_manifests: spec.sparse_manifests,
+        }
     }
 }
 

@@ -94,19 +94,23 @@ fn every_optional_field_arrives() {
 
 #[test]
 fn a_local_repository_has_fields_of_its_own() {
-    let local = br#"{"name":"team","repo_type":"local","immutable_tags":true}"#;
-    let made = RepositoryForm::from_json(local).and_then(RepositoryForm::create);
-    let Ok((_, RepositorySpec::Local(spec))) = made else { panic!("{made:?}") };
-    assert!(spec.immutable_tags);
-    let kind = RepositoryKind::Local(spec);
-    let stored = Repository { kind, ..stored(remote(HUB)) };
-    let shown = serde_json::to_value(Shown::from(&stored)).expect("JSON");
-    assert_eq!(shown["immutable_tags"], true);
-    assert_eq!(shown.get("remote_url"), None);
-    let reset =
-        RepositoryForm::from_json(br#"{"immutable_tags":null}"#).and_then(|form| form.change(&stored));
-    assert_eq!(reset, Ok(RepositorySpec::Local(LocalSpec::default())));
-    assert_eq!(error_with("immutable_tags", "true").field.as_deref(), Some("immutable_tags"));
+    for field in ["immutable_tags", "sparse_manifests"] {
+        let local = format!(r#"{{"name":"team","repo_type":"local","{field}":true}}"#);
+        let made = RepositoryForm::from_json(local.as_bytes()).and_then(RepositoryForm::create);
+        let Ok((_, RepositorySpec::Local(spec))) = made else { panic!("{made:?}") };
+        let given = |name: &str| name == field;
+        let expected = (given("immutable_tags"), given("sparse_manifests"));
+        assert_eq!((spec.immutable_tags, spec.sparse_manifests), expected);
+        let kind = RepositoryKind::Local(spec);
+        let stored = Repository { kind, ..stored(remote(HUB)) };
+        let shown = serde_json::to_value(Shown::from(&stored)).expect("JSON");
+        assert_eq!(shown[field], true);
+        assert_eq!(shown.get("remote_url"), None);
+        let reset = format!(r#"{{"{field}":null}}"#);
+        let reset = RepositoryForm::from_json(reset.as_bytes()).and_then(|form| form.change(&stored));
+        assert_eq!(reset, Ok(RepositorySpec::Local(LocalSpec::default())));
+        assert_eq!(error_with(field, "true").field.as_deref(), Some(field));
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::body::{ResponseBody, Way, Witness};
 use super::caller::{ADMIN_SOCKET, Caller, HostFault, Peer, RequestId};
 use crate::clock::{Clock, Millis};
 use crate::engine::Verdict;
-use crate::names::Reference;
+use crate::names::{ImageName, Reference};
 use crate::reply::{Content, Note, Reply, X_REQUEST_ID};
 use crate::telemetry::{AccessLog, Answer, Client, Entry, Metrics, Told};
 
@@ -247,8 +247,11 @@ impl Line {
             client: peer.address(),
             method: parts.method.clone(),
             // The path alone: a query may carry a signature.
-            path: clean(parts.uri.path().as_bytes()).into_owned(),
-            agent: parts.headers.get(USER_AGENT).map(|agent| clean(agent.as_bytes()).into_owned()),
+            path: clean(parts.uri.path()).into_owned(),
+            agent: parts.headers.get(USER_AGENT).map(|agent| match agent.to_str() {
+                Ok(agent) => clean(agent).into_owned(),
+                Err(_) => escaped(agent.as_bytes()),
+            }),
             request_id: RequestId::of(parts, peer, &envelope.trusted_proxies),
             note: Note::default(),
             status: None,
@@ -261,9 +264,10 @@ impl Line {
 
     fn write(&self, log: &AccessLog) {
         let end = self.end.unwrap_or_else(|| self.envelope.clock.now());
-        let user = self.note.user.as_ref().map(|user| clean(user.as_bytes()));
+        let user = self.note.user.as_ref().map(|user| clean(user));
         let digest;
-        let reference = match &self.note.reference {
+        let about = self.note.about.as_deref();
+        let reference = match about.and_then(|about| about.reference.as_ref()) {
             Some(Reference::Tag(tag)) => Some(tag.as_str()),
             Some(Reference::Digest(named)) => {
                 digest = named.text();
@@ -282,8 +286,8 @@ impl Line {
             duration_ms: millis(end, self.start),
             first_byte_ms: self.first_byte.map(|first| millis(first, self.start)),
             action: (!self.note.action.is_empty()).then_some(self.note.action),
-            repository: self.note.repository.as_ref().map(|name| name.as_str()),
-            image: self.note.image.as_ref().map(|name| name.as_str()),
+            repository: about.map(|about| about.repository.as_str()),
+            image: about.and_then(|about| about.image.as_ref()).map(ImageName::as_str),
             reference,
             cache: self.note.verdict.map(Verdict::as_str),
             aborted: !self.complete,
@@ -329,11 +333,10 @@ impl Drop for Line {
 /// All that a request counts.
 fn record(metrics: &Metrics, note: &Note, code: u16, bytes: u64) {
     // What is asked about a repository is no traffic of it, and may name one that does not exist.
-    let named = note.repository.as_ref().filter(|_| !note.action.starts_with("api."));
-    let repository = named.map_or("-", |name| name.as_str());
+    let named = note.about.as_deref().filter(|_| !note.action.starts_with("api."));
+    let repository = named.map_or("-", |about| about.repository.as_str());
     let action = if note.action.is_empty() { "other" } else { note.action };
     let verdict = note.verdict.map(|verdict| Told {
-        kind: action.split_once('.').map_or(action, |(kind, _)| kind),
         result: verdict.as_str(),
         // These bytes the upstream did not send for this client.
         saves: match verdict {
@@ -349,13 +352,14 @@ fn millis(later: Millis, earlier: Millis) -> u64 {
 }
 
 /// One line of printable ASCII, cut: what a client chose can neither forge a line nor colour a terminal.
-fn clean(bytes: &[u8]) -> Cow<'_, str> {
-    let odd = |byte: &u8| !matches!(byte, b' '..=b'~') | matches!(byte, b'"' | b'\'' | b'\\');
+fn clean(text: &str) -> Cow<'_, str> {
+    let odd = |byte: u8| !matches!(byte, b' '..=b'~') | matches!(byte, b'"' | b'\'' | b'\\');
     // Every byte is looked at, without a branch: that is what is fast.
-    let plain = bytes.len() <= LONGEST_FIELD && !bytes.iter().fold(false, |seen, byte| seen | odd(byte));
-    if let (true, Ok(text)) = (plain, std::str::from_utf8(bytes)) {
-        return Cow::Borrowed(text);
-    }
+    let plain = text.len() <= LONGEST_FIELD && !text.bytes().fold(false, |seen, byte| seen | odd(byte));
+    if plain { Cow::Borrowed(text) } else { Cow::Owned(escaped(text.as_bytes())) }
+}
+
+fn escaped(bytes: &[u8]) -> String {
     let mut out = String::new();
     for byte in bytes {
         let escaped = std::ascii::escape_default(*byte);
@@ -364,7 +368,7 @@ fn clean(bytes: &[u8]) -> Cow<'_, str> {
         }
         out.extend(escaped.map(char::from));
     }
-    Cow::Owned(out)
+    out
 }
 
 #[cfg(test)]

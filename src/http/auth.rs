@@ -1,8 +1,6 @@
 //! Owns who comes to the management API: the rules of `/api`, and what may stand for the administrator's token.
 //! Must not know: what the management API does, and which of it whom is allowed.
 
-use std::net::IpAddr;
-
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, ORIGIN};
 use subtle::ConstantTimeEq;
@@ -87,7 +85,7 @@ pub fn shows(
         return Ok(Shows::Operator);
     }
     let host = bare_host(&caller.host);
-    let by_loopback = is_loopback_name(&host);
+    let by_loopback = caller.host.is_loopback();
     if !by_loopback && !host.starts_with("api.") && !gate.hosts.iter().any(|known| *known == host) {
         return Err(Refusal::Elsewhere);
     }
@@ -107,12 +105,8 @@ pub fn shows(
 /// a browser shows: another name may lead here by somebody else's DNS.
 pub fn is_from_here(caller: &Caller, headers: &HeaderMap, site: &Site) -> bool {
     let host = &caller.host;
-    let is_own = || is_loopback_name(&bare_host(host)) || site.repository_label(host).is_some();
+    let is_own = || host.is_loopback() || site.repository_label(host).is_some();
     caller.direct && is_own() && !is_foreign(headers, host)
-}
-
-fn is_loopback_name(host: &str) -> bool {
-    host == "localhost" || host == "api.localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// A browser says from where a page asks; no other client sends these.

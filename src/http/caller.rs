@@ -1,13 +1,17 @@
 //! Owns who sends a request and under which name this server was reached. What a proxy says counts only where
 //! the proxy is trusted. Must not know: what is asked, and who may do what.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Deref;
+use std::sync::Arc;
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue, VIA};
 use http::request::Parts;
 use ipnet::IpNet;
 
+use crate::docker::bare_host;
 use crate::reply::X_REQUEST_ID;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -31,6 +35,50 @@ static TRACES_OF_A_PROXY: [HeaderName; 7] = [
 
 /// What stands in the log for an address where there is none.
 pub const ADMIN_SOCKET: &str = "admin-socket";
+
+/// The host that a client named, with its port: in order, and looked at once.
+#[derive(Clone, Debug)]
+pub struct Host(Arc<Named>);
+
+#[derive(Debug)]
+struct Named {
+    text: String,
+    is_loopback: bool,
+}
+
+impl Host {
+    /// Clients come to the same host again and again, so each thread has the last one at hand.
+    fn of(text: &str) -> Result<Self, HostFault> {
+        thread_local! {
+            static LAST: RefCell<Option<Host>> = const { RefCell::new(None) };
+        }
+        LAST.with_borrow_mut(|last| match last {
+            Some(host) if host.0.text == text => Ok(host.clone()),
+            _ => {
+                let text = checked_host(text)?;
+                let named = Named { text: text.to_owned(), is_loopback: is_loopback(&bare_host(text)) };
+                Ok(last.insert(Self(Arc::new(named))).clone())
+            }
+        })
+    }
+
+    /// Whether it is a name of this machine, whoever asks.
+    pub fn is_loopback(&self) -> bool {
+        self.0.is_loopback
+    }
+}
+
+impl Deref for Host {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.text
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host == "api.localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
 
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +122,7 @@ pub struct Caller {
     pub peer: Peer,
     /// The client's own address, as far as trusted proxies tell; `None` on the admin socket.
     pub client: Option<IpAddr>,
-    /// The host that the client named, with its port.
-    pub host: String,
+    pub host: Host,
     /// A trusted proxy says that the client speaks TLS to it.
     pub secure: bool,
     /// `X-Forwarded-Prefix` of a trusted proxy, without a slash at its end.
@@ -111,7 +158,8 @@ impl RequestId {
 
     /// 128 random bits. No secret: it only has to be found again.
     fn new() -> Self {
-        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+        // By arithmetic, for many at once.
+        let digit = |nibble: u8| nibble + b'0' + u8::from(nibble > 9) * (b'a' - b'9' - 1);
         let mut text = [0; Self::LONGEST];
         for (pair, byte) in text.chunks_exact_mut(2).zip(fastrand::u128(..).to_be_bytes()) {
             pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
@@ -143,7 +191,7 @@ impl Caller {
     /// Reads the head of a request.
     pub fn read(parts: &Parts, peer: Peer, trusted: &[IpNet]) -> Result<Self, HostFault> {
         let headers = &parts.headers;
-        let own_host = host(parts)?;
+        let own = host(parts)?;
         let trusts = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
         let by_proxy = peer.is_any_of(trusted);
         let forwarded = |name: HeaderName| if by_proxy { only_text(headers, &name) } else { None };
@@ -151,15 +199,12 @@ impl Caller {
             Some(address) if by_proxy => Some(client(headers, address, trusts)),
             address => address,
         };
-        let host = match forwarded(X_FORWARDED_HOST) {
-            Some(text) => checked_host(text)?,
-            None => own_host,
-        };
+        let host = forwarded(X_FORWARDED_HOST).map_or(Ok(own), Host::of)?;
         let traced = headers.keys().any(|name| TRACES_OF_A_PROXY.contains(name));
         Ok(Self {
             peer,
             client,
-            host: host.to_owned(),
+            host,
             secure: forwarded(X_FORWARDED_PROTO).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")),
             prefix: forwarded(X_FORWARDED_PREFIX).and_then(prefix).map(str::to_owned),
             proxied: by_proxy || traced,
@@ -178,10 +223,10 @@ fn only_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     only(headers, name)?.to_str().ok()
 }
 
-fn host(parts: &Parts) -> Result<&str, HostFault> {
-    let host = checked_host(only_text(&parts.headers, &http::header::HOST).ok_or(HostFault::NotOne)?)?;
+fn host(parts: &Parts) -> Result<Host, HostFault> {
+    let host = Host::of(only_text(&parts.headers, &http::header::HOST).ok_or(HostFault::NotOne)?)?;
     match parts.uri.authority() {
-        Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => Err(HostFault::Contradiction),
+        Some(authority) if !authority.as_str().eq_ignore_ascii_case(&host) => Err(HostFault::Contradiction),
         _ => Ok(host),
     }
 }
@@ -304,12 +349,12 @@ mod tests {
     fn nobody_is_believed_about_others_but_trusted_proxies() {
         let caller = read(FAR, "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("192.0.2.7".parse().expect("an address")));
-        assert_eq!((caller.host.as_str(), caller.prefix, caller.secure), ("real", None, false));
+        assert_eq!((&*caller.host, caller.prefix, caller.secure), ("real", None, false));
         assert_eq!(request_id(FAR, &SPOOFED).as_str().len(), 32);
 
         let caller = read("10.0.0.2:5000", "/", &SPOOFED).expect("a caller");
         assert_eq!(caller.client, Some("203.0.113.9".parse().expect("an address")));
-        assert_eq!((caller.host.as_str(), caller.prefix.as_deref()), ("forged", Some("/forged")));
+        assert_eq!((&*caller.host, caller.prefix.as_deref()), ("forged", Some("/forged")));
         assert!(caller.secure);
         assert_eq!(request_id("10.0.0.2:5000", &SPOOFED).as_str(), "forged");
     }

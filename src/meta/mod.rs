@@ -4,19 +4,24 @@
 mod batch;
 mod record;
 mod redb;
+mod snapshots;
 
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
 
-pub use self::redb::{CopyFile, Opened, Options, RedbMeta, SCHEMA, has_rows, rows};
+pub use self::redb::{CopyFile, Opened, Options, RedbMeta, SCHEMA, check, has_rows, rows};
 pub use batch::{Batch, Durability};
 pub use record::{
     AccessTokenRow, AccountRow, ContentRow, CopyRow, DocumentRow, DraftRow, DraftSource, EdgeRow, GrantRow,
     HolderRow, LinkRow, PackageType, Prefix, ReferrerRow, RepositoryRow, RepositoryType, Row, RowKey,
     ScopeRow, SessionRow, SettingKey, SettingRow, TagRow,
 };
+pub use snapshots::{SnapshotFile, Snapshots};
+
+/// The file in a data directory that holds the metadata.
+pub const FILE: &str = "meta.redb";
 
 /// The tables. Each maps bytes to bytes in the order of its keys; a [`Row`] gives them their types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

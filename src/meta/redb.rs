@@ -30,7 +30,7 @@ use redb::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
-pub use self::copy::CopyFile;
+pub use self::copy::{CopyFile, remove_leftovers};
 use self::file::{FileMedium, Medium, Opening};
 pub use self::upgrade::SCHEMA;
 use self::writer::{Message, Reply, Writer};
@@ -307,6 +307,14 @@ impl State {
 }
 
 type RawReadTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// Reads all of a file that nobody has open, and compares it with its checksums: whether a server could start on it, and
+/// go on.
+pub fn check(path: &Path) -> Result<(), MetaError> {
+    let database = FileMedium::new(path, Options::default()).open(Opening::Doubted)?;
+    layout::schema(&database)?;
+    database.close().map_err(read_error)
+}
 
 /// Whether one of these tables of a file that nobody has open holds a row. Changes nothing in it: after a kill, where it
 /// would have to be repaired first, that is an error.

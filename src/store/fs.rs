@@ -12,7 +12,7 @@ use super::file::StoreFile;
 use super::layout::Layout;
 use super::reader::Blob;
 use super::writer::Writers;
-use super::{DraftId, Store};
+use super::{DraftId, Store, Trouble};
 use crate::clock::UnixMillis;
 use crate::names::{Algorithm, Digest};
 
@@ -158,8 +158,13 @@ impl Store for FsStore {
     fn promote(&self, digest: &Digest) -> io::Result<bool> {
         let Some(file) = self.layout.open_blob(digest)? else { return Ok(false) };
         let file = self.file(file);
-        let synced = file.sync_data().and_then(|()| self.layout.sync_shard(digest));
-        if let Err(error) = &synced {
+        let bytes = file.sync_data();
+        // A write that was lost is told of once, by the sync of the bytes, in whatever words the device had for it.
+        let of_bytes = bytes.is_err();
+        let synced = bytes.and_then(|()| self.layout.sync_shard(digest));
+        // Only the directory is opened for it: being short of what that takes says nothing about the file.
+        let passes = |error: &io::Error| !of_bytes && Trouble::of(error) == Trouble::Shortage;
+        if let Some(error) = synced.as_ref().err().filter(|error| !passes(error)) {
             tracing::error!(%digest, %error, "a blob cannot be made durable: it is set aside");
             let aside = file.identity().and_then(|only| self.layout.quarantine(digest, Some(only)));
             if let Err(error) = aside {

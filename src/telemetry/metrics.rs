@@ -60,8 +60,6 @@ pub struct Answer<'a> {
 /// How an answer came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// `blob`, `manifest`, `tags` or `referrers`.
-    pub kind: &'static str,
     /// A word of `X-Cache`.
     pub result: &'static str,
     /// No upstream had to send these bytes for it.
@@ -140,6 +138,8 @@ pub struct Metrics {
     disk_errors: Counter,
     invariant_violations: Counter,
     meta_commits: Counter,
+    snapshot_timestamp: LevelGauge,
+    snapshot_failures: Counter,
     fills_in_flight: Family<ByRepository, LevelGauge>,
     waiters: Family<ByRepository, LevelGauge>,
     cache_bytes: LevelGauge,
@@ -202,6 +202,16 @@ impl Metrics {
                 "Broken promises of the cache's state; report any",
             ),
             meta_commits: add(r, "meta_commits", "Commits of the metadata store"),
+            snapshot_timestamp: add(
+                r,
+                "metadata_snapshot_timestamp_seconds",
+                "When the last snapshot of the metadata was taken, in seconds since 1970; 0 if there is none",
+            ),
+            snapshot_failures: add(
+                r,
+                "metadata_snapshot_failures",
+                "Snapshots of the metadata that were due and were not taken",
+            ),
             fills_in_flight: add(r, "fills_in_flight", "Downloads under way"),
             waiters: add(r, "waiters", "Requests that wait for a download's head"),
             cache_bytes: add(r, "cache_bytes", "Bytes of cached blobs on disk"),
@@ -235,7 +245,9 @@ impl Metrics {
         AnswerCounters {
             requests: found(&self.requests, &ByRequest { repository: repository(), action, code }),
             bytes: found(&self.bytes_to_clients, &by_repository()),
-            verdicts: verdict.map(|Told { kind, result, .. }| {
+            verdicts: verdict.map(|Told { result, .. }| {
+                // `blob`, `manifest`, `tags` or `referrers`.
+                let kind = action.split_once('.').map_or(action, |(kind, _)| kind);
                 found(&self.verdicts, &ByVerdict { repository: repository(), kind, result })
             }),
             saved: verdict.filter(|told| told.saves).map(|_| found(&self.bytes_saved, &by_repository())),
@@ -326,6 +338,16 @@ impl Metrics {
         self.meta_commits.inner().fetch_max(total, Ordering::Relaxed);
     }
 
+    /// The newest snapshot of the metadata is of this second.
+    pub fn snapshot_of(&self, second: u64) {
+        self.snapshot_timestamp.set(second);
+    }
+
+    /// A snapshot of the metadata was due and was not taken.
+    pub fn snapshot_failed(&self) {
+        self.snapshot_failures.inc();
+    }
+
     pub fn set_counts(&self, counts: CacheGauges) {
         self.cache_bytes.set(counts.cache_bytes);
         self.cache_limit_bytes.set(counts.cache_limit_bytes);
@@ -406,7 +428,7 @@ struct KnownAnswer {
 
 impl KnownAnswers {
     fn get(&self, answer: &Answer<'_>) -> Option<&AnswerCounters> {
-        // What else a verdict tells follows from its word and the action.
+        // What else a verdict tells follows from its word.
         let word = |verdict: &Option<Told>| verdict.map(|told| told.result);
         let same = |known: &&KnownAnswer| {
             known.code == answer.code
@@ -439,7 +461,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_shown_under_its_name() {
         let metrics = Metrics::new();
-        let verdict = Some(Told { kind: "blob", result: "joined", saves: true });
+        let verdict = Some(Told { result: "joined", saves: true });
         let joined = Answer { repository: "docker-remote", action: "blob.get", code: 200, verdict };
         metrics.answered(joined, 693);
         metrics.answered(Answer { verdict: None, ..joined }, 7);
@@ -456,6 +478,8 @@ mod tests {
         metrics.scrubbed(15);
         metrics.damaged();
         metrics.password_hashed();
+        metrics.snapshot_of(16);
+        metrics.snapshot_failed();
         let text = metrics.encode();
         for line in [
             r#"binaryrepo_requests_total{repository="docker-remote",action="blob.get",code="200"} 2"#,
@@ -479,6 +503,8 @@ mod tests {
             "binaryrepo_scrubbed_bytes_total 15",
             "binaryrepo_damaged_blobs_total 1",
             "binaryrepo_password_hashes_total 1",
+            "binaryrepo_metadata_snapshot_timestamp_seconds 16",
+            "binaryrepo_metadata_snapshot_failures_total 1",
             concat!(r#"binaryrepo_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
             "# EOF",
         ] {

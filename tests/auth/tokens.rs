@@ -30,6 +30,30 @@ async fn a_ticket_is_good_for_what_was_asked_and_granted() {
     assert_eq!(house.api("GET", "/api/users").bearer(&admin).send().await.status, 401);
 }
 
+/// What a path means is known after the first pull. All is one thread here, so that each request finds it known.
+#[tokio::test]
+async fn who_may_pull_is_asked_each_time() {
+    let house = House::new().await;
+    let [ada, bob] = [house.ticket(Some(ADA), PULL).await, house.ticket(Some(BOB), PULL).await];
+    let pull = async |ticket: &str| {
+        let answer = house.request("GET", MANIFEST).bearer(ticket).send().await;
+        (answer.status, answer.header("x-cache").map(str::to_owned))
+    };
+    let hit = || Some("hit".to_owned());
+    assert_eq!(pull(&ada).await.0, 200);
+    for _ in 0..3 {
+        assert_eq!(pull(&ada).await, (200, hit()));
+        assert_eq!(pull(&bob).await, (404, None));
+        assert_eq!(house.get(MANIFEST).await.status, 401);
+    }
+    let open = json!({ "anonymous_pull": true });
+    assert_eq!(house.manage("PUT", "/api/repository/vault", Some(&open)).await.status, 200);
+    assert_eq!(pull(&bob).await, (200, hit()));
+    let closed = json!({ "anonymous_pull": false });
+    assert_eq!(house.manage("PUT", "/api/repository/vault", Some(&closed)).await.status, 200);
+    assert_eq!(pull(&bob).await, (404, None));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_dies_with_what_it_rests_on() {
     let house = House::new().await;

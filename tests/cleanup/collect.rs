@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use binaryrepo::engine::{Collected, ErrorKind, Principal, Settings};
+use binaryrepo::meta::{Batch, Durability, EdgeRow, Meta as _, MetaExt as _};
 use binaryrepo::names::{Algorithm, MediaType};
 use serde_json::json;
 
@@ -88,6 +89,53 @@ async fn what_a_manifest_of_any_type_mentions_stays() {
         yard.delete(APP, &gone.digest.to_string()).await.unwrap();
     }
     assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 5, "nothing keeps itself");
+}
+
+/// An earlier version noted what it understood. What else a manifest mentions would have been garbage until it was pushed
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_version_did_not_note_is_noted_before_the_first_cleanup() {
+    let yard = Yard::new(without_grace()).await;
+    let [config, odd, stray] = [1, 2, 3].map(|seed| Content::random(seed, 900));
+    let elsewhere = Content::random(4, 900);
+    let named = |content: &Content| json!({ "what": content.digest.to_string() });
+    let document = json!({ "mediaType": MediaType::OCI_MANIFEST,
+        "config": { "mediaType": "a/b", "digest": config.digest.to_string(), "size": 900 },
+        "items": [named(&odd), named(&elsewhere)] });
+    let manifest = Content::new(document.to_string());
+    for blob in [&config, &odd, &stray] {
+        yard.push_blob(APP, blob).await.unwrap();
+    }
+    yard.push_manifest(APP, Some("1"), &manifest).await.unwrap();
+    let edges = |yard: &Yard| {
+        let rows = yard.meta.scan::<EdgeRow>(&manifest.digest, None, 10).unwrap();
+        rows.into_iter().map(|(key, row)| (key, row.child)).collect::<Vec<_>>()
+    };
+    let whole = edges(&yard);
+    assert_eq!(whole.len(), 3, "the config, and what is mentioned besides");
+    let unnoted = || {
+        let mut batch = Batch::new(Durability::Durable);
+        whole[1..].iter().for_each(|(key, _)| _ = batch.delete::<EdgeRow>(key));
+        batch
+    };
+    yard.meta.apply(unnoted()).await.unwrap();
+
+    let yard = yard.restart().await;
+    // Also one that only asks.
+    assert_eq!(yard.engine.collect(true).await.unwrap().blobs, 1);
+    assert_eq!(edges(&yard), whole);
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 1);
+    assert_eq!(yard.blob(APP, &odd.digest).await.unwrap(), odd.bytes);
+    assert!(is_unknown(yard.blob(APP, &stray.digest).await));
+    assert_eq!(edges(&yard), whole);
+    // Once: a push has noted its own since.
+    yard.meta.apply(unnoted()).await.unwrap();
+    let yard = yard.restart().await;
+    assert_eq!(yard.engine.collect(true).await.unwrap().blobs, 1, "without its note it would go");
+    // It goes with its manifest, like everything that was noted.
+    yard.delete(APP, &manifest.digest.to_string()).await.unwrap();
+    assert_eq!(yard.engine.collect(false).await.unwrap().blobs, 2);
+    assert_eq!(edges(&yard), []);
 }
 
 /// A manifest of a type that nobody here knows, and what it mentions.

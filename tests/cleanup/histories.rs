@@ -22,6 +22,8 @@ const WORKERS: u64 = 4;
 /// After so many histories they begin with a new data directory.
 const RENEW: u64 = 500;
 const TAGS: [&str; 3] = ["1", "2", "latest"];
+/// Takes manifests that name what their image does not have; the other repository does not.
+const SPARSE: &str = "other";
 /// Room for a few cached blobs only.
 const CACHE: u64 = 4_000;
 
@@ -57,7 +59,12 @@ async fn histories_leave_no_reference_without_what_it_names() {
         ended.unwrap();
     }
     println!("{histories} histories in {:?}; {tally:?}", started.elapsed());
-    assert!(replayed.is_some() || tally.collected.load(Ordering::Relaxed) > 0);
+    let [collected, sparse] = [&tally.collected, &tally.sparse].map(|tally| tally.load(Ordering::Relaxed));
+    assert!(replayed.is_some() || (collected > 0 && sparse > 0));
+}
+
+fn is_sparse(place: &str) -> bool {
+    place.split_once('/').is_some_and(|(repository, _)| repository == SPARSE)
 }
 
 /// Says which history it was, if it ends badly.
@@ -73,6 +80,8 @@ impl Drop for Say {
 struct Tally {
     steps: AtomicU64,
     pushed: AtomicU64,
+    /// Of these, the ones whose image lacked something.
+    sparse: AtomicU64,
     collected: AtomicU64,
     /// Steps beside a cleanup that were refused.
     refused: AtomicU64,
@@ -86,6 +95,7 @@ async fn new_yard(registry: &Registry, untagged: bool) -> Yard {
     let yard = Yard::new(settings).await;
     let spec = RepositorySpec::Remote(Box::new(RemoteSpec::new(registry.url())));
     yard.engine.repositories().create("hub".parse().unwrap(), spec).await.unwrap();
+    yard.make_sparse(SPARSE).await;
     yard
 }
 
@@ -198,10 +208,10 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Most clients push what a manifest names before they push the manifest.
+    /// Most clients push what a manifest names before they push the manifest, and half of those who need not.
     async fn prepare(&mut self, step: &Step) {
         let Step::Manifest(place, manifest, _) = step else { return };
-        if self.random.u8(..10) == 0 {
+        if self.random.u8(..10) < if is_sparse(place) { 5 } else { 1 } {
             return;
         }
         let mut before = Vec::new();
@@ -254,7 +264,7 @@ impl<'a> World<'a> {
             Step::Blob(..) => true,
             Step::Manifest(place, manifest, _) => {
                 let names = self.things[manifest].names.as_ref().unwrap();
-                names.iter().all(|name| self.images[place].links.contains(name))
+                is_sparse(place) || names.iter().all(|name| self.images[place].links.contains(name))
             }
             Step::Mount(place, blob, from) => {
                 [place, from].iter().any(|one| self.images[*one].links.contains(blob))
@@ -289,6 +299,9 @@ impl<'a> World<'a> {
                     image.tags.insert((*tag).to_owned(), *manifest);
                 }
                 self.tally.pushed.fetch_add(1, Ordering::Relaxed);
+                let names = self.things[manifest].names.as_ref().unwrap();
+                let lacks = names.iter().any(|name| !image.links.contains(name));
+                self.tally.sparse.fetch_add(u64::from(lacks), Ordering::Relaxed);
             }
             Step::DeleteTag(_, tag) => _ = image.tags.remove(*tag),
             Step::DeleteManifest(_, digest) | Step::DeleteBlob(_, digest) => image.remove(digest),

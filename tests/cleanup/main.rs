@@ -6,6 +6,7 @@ mod collect;
 mod histories;
 mod model;
 mod scrub;
+mod sparse;
 #[path = "../support/mod.rs"]
 mod support;
 mod yard;

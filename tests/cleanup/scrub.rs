@@ -28,7 +28,7 @@ async fn ended(yard: &Yard) -> ScrubReport {
     found("the scrub ends", ended).await
 }
 
-async fn scrubbed(yard: &Yard) -> ScrubReport {
+pub async fn scrubbed(yard: &Yard) -> ScrubReport {
     yard.engine.start_scrub(UNBOUND).unwrap();
     let report = ended(yard).await;
     assert!(report.finished, "{report:?}");
@@ -142,7 +142,7 @@ async fn what_cannot_be_fetched_now_is_left_to_the_next_pull() {
 }
 
 /// Pushed as tag `1`; then other bytes lie there.
-async fn damaged_manifest(yard: &Yard, bytes: &'static [u8]) -> Thing {
+pub async fn damaged_manifest(yard: &Yard, bytes: &'static [u8]) -> Thing {
     let config = Content::random(2, 10);
     let image = Thing::manifest(&config, &[], None);
     yard.push_blob(APP, &config).await.unwrap();

@@ -51,6 +51,12 @@ impl Yard {
         yard
     }
 
+    /// From now on a local repository takes manifests that name what their image does not have.
+    pub async fn make_sparse(&self, name: &str) {
+        let spec = LocalSpec { sparse_manifests: true, ..LocalSpec::default() };
+        self.engine.update_repository(&name.parse().unwrap(), RepositorySpec::Local(spec)).await.unwrap();
+    }
+
     async fn open(dir: TempDir, settings: Settings) -> Self {
         let metrics = Metrics::new();
         let store = FsStore::open(dir.path()).unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use binaryrepo::engine::{
     BlobWant, ErrorKind, Grant, NewAccount, RemoteSpec, RepositorySpec, Secret, Settings, Verdict, Want,
 };
+use binaryrepo::meta::{MetaExt as _, RepositoryRow};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest, Reference, Role, Tag};
 use binaryrepo::store::{Call, DraftId, Durability, FsStore, Store as _};
 use rustix::io::Errno;
@@ -118,6 +119,9 @@ async fn a_remote_is_pointed_elsewhere_with_its_grants_or_not_at_all() {
     let house = house.restart().await;
     assert_eq!(granted(&house)[0].repository, Some(moved));
 
+    // What the old one left is cleared from the start on, in commits of its own.
+    let is_cleared = |house: &House| house.ledger.get::<RepositoryRow>(&hub).unwrap().is_none();
+    house.eventually("the old one is cleared", is_cleared).await;
     house.ledger.is(Mood::DiesAfterOne);
     house.engine.delete_repository(&"hub".parse().unwrap(), false).await.expect("one commit is enough");
     house.ledger.is(Mood::Well);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use binaryrepo::engine::{BlobAnswer, ErrorKind, Verdict};
+use binaryrepo::engine::{BlobAnswer, EngineError, ErrorKind, Verdict};
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 
 use super::house::{Got, House, drain};
+use super::restart::Log;
 use super::support::fault::{Fault, Gate};
 use super::support::upstream::Registry;
 
@@ -261,4 +262,22 @@ async fn a_few_bytes_further_are_no_progress() {
     assert_eq!(got, layer.bytes[..3_000]);
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 3);
     nothing_is_left(&house).await;
+}
+
+/// It was logged where it arose, and once more by the task that met it.
+#[test]
+fn a_failure_of_the_disk_is_logged_by_who_ends_its_way() {
+    let log = Log::default();
+    let listening = log.listen();
+    let failure = std::io::Error::from_raw_os_error(Errno::IO.raw_os_error());
+    let (shown, error) = (failure.to_string(), EngineError::from(failure));
+    assert_eq!(log.text(), "");
+    // A task shows the error itself; no client sees the cause.
+    assert_eq!(error.to_string(), format!("the file storage failed: {shown}"));
+    assert!(!error.message.contains(&shown), "{}", error.message);
+    error.report();
+    drop(listening);
+    let text = log.text();
+    assert!(text.lines().count() == 1 && text.contains("the file storage failed"), "{text}");
+    assert!(text.contains(&shown), "{text}");
 }

@@ -69,10 +69,13 @@ async fn bytes_then_name_then_rows() {
 /// It was synced once more at the next attempt, and that was believed. The kernel tells of a lost write once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cached_layer_that_cannot_be_synced_is_mounted_by_nobody() {
-    for call in [Call::Sync, Call::SyncDirectory] {
+    // Memory is what a device may have been short of when it lost the write.
+    for (call, errno) in
+        [(Call::Sync, Errno::IO), (Call::Sync, Errno::NOMEM), (Call::SyncDirectory, Errno::IO)]
+    {
         let registry = Registry::open().await;
         let (house, layer) = house(&registry).await;
-        house.disk.fail(call, Errno::IO);
+        house.disk.fail(call, errno);
         let error = mount(&house, &layer).await.expect_err("it is not on the disk");
         assert!(error.message.contains("push it again"), "{error}");
         house.disk.heal();
@@ -82,6 +85,21 @@ async fn a_cached_layer_that_cannot_be_synced_is_mounted_by_nobody() {
         house.rest().await;
         assert!(mount(&house, &layer).await.unwrap(), "{call:?}");
     }
+}
+
+/// Its bytes are synced by then, and its directory is opened anew. The layer was set aside, and fetched again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shortage_takes_no_layer_away() {
+    let registry = Registry::open().await;
+    let (house, layer) = house(&registry).await;
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+        house.disk.fail(Call::SyncDirectory, errno);
+        mount(&house, &layer).await.expect_err("its name is not on the disk");
+        house.disk.heal();
+        assert_eq!(house.set_aside(), 0, "{errno}");
+        assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit, "{errno}");
+    }
+    assert!(mount(&house, &layer).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

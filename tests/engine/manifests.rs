@@ -21,6 +21,24 @@ async fn aged(registry: &Registry) -> House {
     .await
 }
 
+/// `image` has its tag, and was asked for by it.
+async fn knowing(registry: &Registry, image: &Image) -> House {
+    registry.add_image("a/b", "latest", image);
+    let house = aged(registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    house
+}
+
+/// All of `image` lies here.
+async fn holding(registry: &Registry, image: &Image) -> House {
+    let house = knowing(registry, image).await;
+    for blob in image.blobs() {
+        house.pull("a/b", &blob.digest).await.unwrap().whole();
+    }
+    house.rest().await;
+    house
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_pulls_of_a_stale_tag_make_one_head() {
     let registry = Registry::open().await;
@@ -58,9 +76,7 @@ async fn five_hundred_pulls_of_a_stale_tag_make_one_head() {
 async fn a_moved_tag_is_followed() {
     let registry = Registry::open().await;
     let (old, new) = (Image::new(22, &[10]), Image::new(23, &[10]));
-    registry.add_image("a/b", "latest", &old);
-    let house = aged(&registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    let house = knowing(&registry, &old).await;
     registry.add_image("a/b", "latest", &new);
     let head = house.manifest("a/b", "latest", Want::Head).await.unwrap();
     assert_eq!(head.digest, new.manifest.digest);
@@ -85,13 +101,7 @@ async fn a_cached_tag_is_answered_whatever_the_upstream_does() {
     for fault in faults {
         let registry = Registry::open().await;
         let image = Image::new(24, &[1_000]);
-        registry.add_image("a/b", "latest", &image);
-        let house = aged(&registry).await;
-        house.manifest("a/b", "latest", Want::Body).await.unwrap();
-        for blob in image.blobs() {
-            house.pull("a/b", &blob.digest).await.unwrap().whole();
-        }
-        house.rest().await;
+        let house = holding(&registry, &image).await;
         registry.always("/v2/", fault.clone());
         let clock = Clock::new();
         let manifest = house.manifest("a/b", "latest", Want::Body).await.unwrap();
@@ -111,13 +121,7 @@ async fn a_cached_tag_is_answered_whatever_the_upstream_does() {
 async fn a_tag_that_moved_is_waited_for_once() {
     let registry = Registry::open().await;
     let (old, new) = (Image::new(29, &[1_000]), Image::new(30, &[1_000]));
-    registry.add_image("a/b", "latest", &old);
-    let house = aged(&registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
-    for blob in old.blobs() {
-        house.pull("a/b", &blob.digest).await.unwrap().whole();
-    }
-    house.rest().await;
+    let house = holding(&registry, &old).await;
     registry.add_image("a/b", "latest", &new);
     let gate = Gate::closed();
     registry.always("GET /v2/a/b/manifests/", Fault::Hold(gate.clone()));
@@ -236,9 +240,7 @@ async fn a_tag_is_stale_for_as_long_as_it_may_be() {
 async fn a_tag_that_is_gone_is_gone() {
     let registry = Registry::open().await;
     let image = Image::new(25, &[10]);
-    registry.add_image("a/b", "latest", &image);
-    let house = aged(&registry).await;
-    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    let house = knowing(&registry, &image).await;
     registry.shelf().untag("a/b", "latest");
     let error = house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::ManifestUnknown);
@@ -274,13 +276,7 @@ async fn a_403_ends_a_tag_only_if_a_token_was_just_granted() {
     let stale = (Verdict::Stale, image.manifest.digest);
     for (what, access, strike, stays) in cases {
         let registry = Registry::start(Options { access, ..Options::default() }).await;
-        registry.add_image("a/b", "latest", &image);
-        let house = aged(&registry).await;
-        house.manifest("a/b", "latest", Want::Body).await.unwrap();
-        for blob in image.blobs() {
-            house.pull("a/b", &blob.digest).await.unwrap().whole();
-        }
-        house.rest().await;
+        let house = holding(&registry, &image).await;
         registry.add_image("a/b", "latest", &Image::new(32, &[10]));
         strike(&registry);
         // And while it is remembered, and when the upstream goes on to fail.

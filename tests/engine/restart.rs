@@ -216,17 +216,17 @@ fn file(dir: &tempfile::TempDir, digest: &Digest) -> std::path::PathBuf {
 
 /// What this thread logs while it listens.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+    pub fn listen(&self) -> tracing::subscriber::DefaultGuard {
         let lines = self.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone()).finish();
         tracing::subscriber::set_default(subscriber)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 

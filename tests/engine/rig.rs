@@ -217,6 +217,7 @@ pub enum Mood {
 pub struct Ledger {
     inner: Arc<dyn Meta>,
     mood: watch::Sender<Mood>,
+    rounds: watch::Sender<u64>,
     held: Arc<AtomicUsize>,
     rows_read: AtomicUsize,
     trail: Trail,
@@ -231,7 +232,8 @@ impl Ledger {
     pub fn beside(inner: Arc<dyn Meta>, disk: &Disk) -> Self {
         let trail = disk.trail.clone();
         let mood = watch::Sender::new(Mood::Well);
-        Self { inner, mood, held: Arc::default(), rows_read: AtomicUsize::new(0), trail }
+        let rounds = watch::Sender::default();
+        Self { inner, mood, rounds, held: Arc::default(), rows_read: AtomicUsize::new(0), trail }
     }
 
     pub fn is(&self, mood: Mood) {
@@ -243,13 +245,26 @@ impl Ledger {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Until the mood is another one.
+    /// Those who wait now go on. Whoever comes next waits again.
+    pub fn let_go(&self) {
+        self.held.store(0, Ordering::Relaxed);
+        self.rounds.send_modify(|round| *round += 1);
+    }
+
+    /// Until the mood is another one, or it is let go.
     fn hold(&self, batch: Batch, mood: Mood) -> Applying {
         let (inner, held, mut moods) = (self.inner.clone(), self.held.clone(), self.mood.subscribe());
+        let mut rounds = self.rounds.subscribe();
         held.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
-            moods.wait_for(|now| *now != mood).await.unwrap();
-            held.fetch_sub(1, Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                over = rounds.changed() => over.unwrap(),
+                over = moods.wait_for(|now| *now != mood) => {
+                    over.unwrap();
+                    held.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
             inner.apply(batch).await
         })
     }

@@ -35,6 +35,7 @@ mod manifests;
 mod mounts;
 mod pusher;
 mod sessions;
+mod sparse;
 mod uploads;
 mod workshop;
 

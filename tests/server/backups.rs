@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::Ask;
-use super::house::{House, push};
+use super::house::{House, push, put_manifest};
 use super::process::{Process, binary, failed, good, on, said};
-use super::support::image::{Content, Image};
+use super::support::image::{Content, Image, Index};
 use super::support::upstream::Registry;
 
 /// Every file below a directory but what the server itself keeps there.
@@ -34,7 +34,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn blob_in(dir: &Path, content: &Content) -> PathBuf {
+pub fn blob_in(dir: &Path, content: &Content) -> PathBuf {
     let hex = content.digest.hex();
     dir.join("cas/sha256").join(&hex[..2]).join(hex)
 }
@@ -53,7 +53,7 @@ async fn saved(more: &[&str]) -> (TempDir, TempDir, [Image; 2]) {
     (dir, room, images)
 }
 
-async fn pulls(server: &Process, name: &str, tag: &str, image: &Image) {
+pub async fn pulls(server: &Process, name: &str, tag: &str, image: &Image) {
     let manifest = server.get(&format!("/v2/{name}/manifests/{tag}")).await;
     assert_eq!(manifest.body, image.manifest.bytes, "{name}:{tag} {}", manifest.all());
     for content in image.blobs() {
@@ -125,6 +125,31 @@ async fn a_backup_taken_while_pushes_go_on_has_all_that_was_acknowledged_before(
     assert_eq!(shown["immutable_tags"], true, "{shown}");
     // And it takes pushes.
     push(server.address, "team/app", "later", &Image::new(5_000, &[100])).await;
+}
+
+/// What was never pushed is missing nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_image_is_whole_in_a_backup() {
+    let (home, room) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, backup) = (home.path(), room.path().join("backup"));
+    let server = Process::start(&home, &[]);
+    good(dir, &["repo", "add", "mirror", "--local", "--sparse-manifests"]);
+    let index = Index::new(1, &["amd64", "arm64"], &[30_000, 200]);
+    let [here, elsewhere] = [&index.images[0], &index.images[1]];
+    push(server.address, "mirror/app", "amd64", here).await;
+    put_manifest(server.address, "mirror/app", "all", (Index::MEDIA_TYPE, &index.manifest)).await;
+    let told = said(dir, &["backup", text(&backup)]);
+    assert_eq!((&told["blobs"], &told["missing"]), (&json!(3), &json!([])), "{told}");
+
+    let restored = tempfile::tempdir().unwrap();
+    good(restored.path(), &["restore", text(&backup)]);
+    drop(server);
+    let server = Process::start(&restored, &[]);
+    pulls(&server, "mirror/app", "amd64", here).await;
+    assert_eq!(server.get("/v2/mirror/app/manifests/all").await.body, index.manifest.bytes);
+    // And it may come later.
+    push(server.address, "mirror/app", "arm64", elsewhere).await;
+    put_manifest(server.address, "mirror/more", "all", (Index::MEDIA_TYPE, &index.manifest)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

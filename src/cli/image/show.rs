@@ -18,8 +18,9 @@ Examples:
   binaryrepo image show docker-local/team/app
   binaryrepo image show docker-remote/library/redis --json
 
-SIZE is what a pull of the tag needs; for several platforms, all of them together. UPDATED is when
-it was last pushed or, in a remote, confirmed with the upstream; in UTC.")]
+SIZE is what a pull of the tag needs, also where some of it is missing here; for several platforms,
+all of them together, as far as they are here. UPDATED is when it was last pushed or, in a remote,
+confirmed with the upstream; in UTC.")]
 pub struct Args {
     /// REPOSITORY/IMAGE
     #[arg(value_name = "IMAGE")]

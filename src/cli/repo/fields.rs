@@ -72,6 +72,11 @@ pub struct RemoteFields {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Settings of local repositories")]
     immutable_tags: Option<bool>,
+
+    /// Manifests may name platforms and layers that were not pushed to their image
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "Settings of local repositories")]
+    sparse_manifests: Option<bool>,
 }
 
 /// What `update` may say besides.
@@ -85,7 +90,7 @@ pub struct Changes {
     reset: Vec<String>,
 }
 
-const RESETTABLE: [&str; 14] = [
+const RESETTABLE: [&str; 15] = [
     "username",
     "password",
     "password_file",
@@ -100,6 +105,7 @@ const RESETTABLE: [&str; 14] = [
     "allowed_hosts",
     "mirrors",
     "immutable_tags",
+    "sparse_manifests",
 ];
 
 impl RemoteFields {
@@ -126,6 +132,7 @@ impl RemoteFields {
         put("allowed_hosts", list(self.allowed_hosts));
         put("mirrors", list(self.mirrors));
         put("immutable_tags", self.immutable_tags.map(Value::Bool));
+        put("sparse_manifests", self.sparse_manifests.map(Value::Bool));
         Ok(map)
     }
 

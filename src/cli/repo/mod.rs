@@ -216,6 +216,9 @@ fn table(repositories: &[Value]) -> Table<5> {
         if flag(repository, "immutable_tags") {
             notes.push("immutable tags".to_owned());
         }
+        if flag(repository, "sparse_manifests") {
+            notes.push("sparse manifests".to_owned());
+        }
         table.push([
             text(repository, "name").to_owned(),
             text(repository, "repo_type").to_owned(),

@@ -43,8 +43,6 @@ use verified::Verified;
 
 /// What every access token begins with, so that people and scanners of leaked secrets know one.
 pub const TOKEN_PREFIX: &str = "brt_";
-/// The key that tickets are signed with.
-const TICKET_KEY: SettingKey = SettingKey::new("ticket_key");
 /// Stands for every repository in rows; numbers of repositories begin with 1.
 const EVERY: RepositoryId = RepositoryId(0);
 
@@ -259,7 +257,7 @@ fn random<const N: usize>() -> Result<[u8; N], EngineError> {
 
 /// The key of earlier runs, so that a restart ends no push that is under way.
 async fn ticket_key(meta: &Arc<dyn Meta>) -> Result<Vec<u8>, EngineError> {
-    let stored = meta.get::<SettingRow>(&TICKET_KEY)?;
+    let stored = meta.get::<SettingRow>(&SettingKey::TICKET_KEY)?;
     let known =
         stored.and_then(|row| STANDARD.decode(row.value.as_str()?).ok()).filter(|key| key.len() == 32);
     if let Some(key) = known {
@@ -267,7 +265,7 @@ async fn ticket_key(meta: &Arc<dyn Meta>) -> Result<Vec<u8>, EngineError> {
     }
     let key: [u8; 32] = random()?;
     let mut batch = Batch::new(Durability::Durable);
-    batch.put(&TICKET_KEY, &SettingRow { value: STANDARD.encode(key).into() });
+    batch.put(&SettingKey::TICKET_KEY, &SettingRow { value: STANDARD.encode(key).into() });
     meta.apply(batch).await?;
     Ok(key.to_vec())
 }

@@ -54,11 +54,8 @@ async fn ok(_: Arrival<Full<Bytes>>) -> Reply {
 }
 
 fn hello() -> Reply {
-    let note = Note {
-        repository: "docker-remote".parse::<RepositoryName>().ok(),
-        verdict: Some(Verdict::Joined),
-        ..Note::of("blob.get")
-    };
+    let repository: RepositoryName = "docker-remote".parse().expect("a name");
+    let note = Note { verdict: Some(Verdict::Joined), ..Note::of("blob.get").on(repository) };
     Reply::text(StatusCode::OK, "hello").with_note(note)
 }
 
@@ -198,7 +195,7 @@ async fn what_a_client_chose_is_cut_and_escaped() {
     assert_eq!(fields["user_agent"], "red\\xff\\t\\\"");
     finish(answer(&envelope, request(&"M".repeat(4000), "/v2/", &[HOST]), peer(), ok).await).await;
     assert_eq!(log.lines()[1]["method"], "M".repeat(LONGEST_FIELD));
-    assert_eq!(clean(b"\r\n\x1b[0m"), "\\r\\n\\x1b[0m");
+    assert_eq!(clean("\r\n\x1b[0m"), "\\r\\n\\x1b[0m");
 }
 
 #[tokio::test]

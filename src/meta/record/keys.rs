@@ -219,6 +219,8 @@ impl SettingKey {
     pub const NEXT_REPOSITORY_ID: Self = Self::new("next_repository_id");
     /// The number that the next account gets.
     pub const NEXT_ACCOUNT_ID: Self = Self::new("next_account_id");
+    /// What tickets are signed with.
+    pub const TICKET_KEY: Self = Self::new("ticket_key");
 
     pub const fn new(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))

@@ -54,6 +54,9 @@ pub struct RepositoryRow {
     /// Of a local one: a tag that is there is neither moved nor removed.
     #[serde(default)]
     pub immutable_tags: bool,
+    /// Of a local one: manifests may name what their image does not have.
+    #[serde(default)]
+    pub sparse_manifests: bool,
     pub created_ms: u64,
     /// Deleted or pointed elsewhere: unreachable, its rows are being removed.
     #[serde(default)]

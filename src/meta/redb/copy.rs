@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use redb::{Durability, ReadTransaction, ReadableTable as _};
 
-use super::file::{FileMedium, Medium as _, Opening};
+use super::file::{FileMedium, Medium as _, Opening, rename};
 use super::{Options, definition, layout, read_error};
 use crate::meta::{MetaError, Table};
 
@@ -30,6 +30,14 @@ pub struct CopyFile {
 impl CopyFile {
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// It stays, under this name in the same directory: durably, and only once it is whole on the disk.
+    pub(in crate::meta) fn keep_as(self, path: &Path) -> io::Result<()> {
+        sync(&self.path)?;
+        rename(&self.path, path)?;
+        self.hand_over();
+        Ok(())
     }
 
     /// Somebody else takes the file away.
@@ -67,6 +75,9 @@ pub(super) fn copy(
     for table in Table::ALL {
         copy_table(from, &database, table, go_on)?;
     }
+    if !go_on() {
+        return Err(MetaError::Closed);
+    }
     layout::mark_clean(&database)?;
     database.close().map_err(read_error)?;
     Ok(file)
@@ -102,6 +113,11 @@ fn copy_table(
     Ok(())
 }
 
+/// Removes what interrupted copies left in a directory that only the caller copies into.
+pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    remove_forgotten(dir, u64::MAX)
+}
+
 #[expect(clippy::disallowed_methods, reason = "copies of the metadata file are this module's")]
 fn remove_forgotten(dir: &Path, now: u64) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
@@ -112,6 +128,11 @@ fn remove_forgotten(dir: &Path, now: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "copies of the metadata file are this module's")]
+fn sync(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
 }
 
 #[expect(clippy::disallowed_methods, reason = "copies of the metadata file are this module's")]

@@ -158,7 +158,9 @@ impl StorageBackend for Plug {
 impl Medium for Plug {
     fn open(&self, opening: Opening) -> Result<Database, MetaError> {
         match opening {
-            Opening::First | Opening::Again => builder().create_with_backend(Self(self.0.clone())),
+            Opening::First | Opening::Doubted | Opening::Again => {
+                builder().create_with_backend(Self(self.0.clone()))
+            }
             Opening::Overlaid => builder().create_with_backend(Overlay::new(Self(self.0.clone()))?),
         }
         .map_err(read_error)

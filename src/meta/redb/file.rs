@@ -39,6 +39,8 @@ pub(super) trait Medium: Send + 'static {
 pub(super) enum Opening {
     /// By a new process.
     First,
+    /// By somebody who doubts it: it is read through, whatever its size.
+    Doubted,
     /// After a failure.
     Again,
     /// After a failure, while the disk takes no writes: they go no further than to memory.
@@ -71,12 +73,16 @@ impl FileMedium {
     }
 
     fn database(&self, file: File, opening: Opening) -> Result<Database, MetaError> {
-        let check = opening == Opening::First && file.metadata()?.len() <= CHECKED;
+        let check = match opening {
+            Opening::First => file.metadata()?.len() <= CHECKED,
+            Opening::Doubted => true,
+            Opening::Again | Opening::Overlaid => false,
+        };
         let mut builder = Database::builder();
         builder.set_cache_size(self.options.cache_bytes).set_check_integrity_on_open(check);
         let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
         let database = match opening {
-            Opening::First | Opening::Again => builder.create_with_backend(backend),
+            Opening::First | Opening::Doubted | Opening::Again => builder.create_with_backend(backend),
             Opening::Overlaid => builder.create_with_backend(Overlay::new(backend)?),
         };
         database.map_err(|error| self.open_error(error))
@@ -162,7 +168,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Renames within a directory, durably.
 #[expect(clippy::disallowed_methods, reason = "the metadata file is this module's")]
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()

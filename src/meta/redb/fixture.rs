@@ -62,12 +62,13 @@ fn remote() -> RepositoryRow {
         allowed_hosts: vec!["auth.docker.io".to_owned()],
         mirrors: vec!["https://mirror.example.com".to_owned()],
         immutable_tags: false,
+        sparse_manifests: false,
         created_ms: 1_700_000_000_000,
         retired: false,
     }
 }
 
-/// Of schema 1, which knew nothing of `immutable_tags`, or a later one.
+/// Of schema 1, which knew nothing of `immutable_tags`, or a later one. Neither knew `sparse_manifests`.
 fn local(schema: u32) -> RepositoryRow {
     RepositoryRow {
         name: "docker-local".parse().expect("legal"),

@@ -267,6 +267,22 @@ async fn a_durable_batch_takes_the_relaxed_ones_before_it_along() {
     assert_eq!(size_of(&disk.after_power_loss().start().0, 1), Some(10));
 }
 
+/// A server that nobody asks anything leaves its disk alone.
+#[tokio::test]
+async fn a_durable_batch_that_has_nothing_to_promise_costs_no_commit() {
+    let disk = Disk::new();
+    let (meta, _) = disk.start();
+    let barrier = async || meta.apply(Batch::new(Durability::Durable)).await.expect("nothing is promised");
+    barrier().await;
+    assert_eq!(meta.commits(), 0);
+    meta.apply(put(Durability::Relaxed, 1, 10)).await.expect("applied");
+    barrier().await;
+    let promised = meta.commits();
+    assert_eq!(size_of(&disk.after_power_loss().start().0, 1), Some(10));
+    barrier().await;
+    assert_eq!(meta.commits(), promised);
+}
+
 #[tokio::test]
 async fn many_relaxed_batches_do_not_wait_for_the_second() {
     let disk = Disk::new();

@@ -199,8 +199,11 @@ impl<M: Medium> Writer<M> {
         if let Some(dead) = &self.dead {
             return Err(dead.why.clone());
         }
-        let durable = self.relaxed.is_due(self.clock.now(), batches.len())
-            || batches.iter().any(|batch| batch.durability == Durability::Durable);
+        // Where nothing changes and nothing waits to be made durable there is nothing to promise, and no disk to wake.
+        let idle = self.relaxed.batches.is_empty() && batches.iter().all(|batch| batch.changes.is_empty());
+        let durable = !idle
+            && (self.relaxed.is_due(self.clock.now(), batches.len())
+                || batches.iter().any(|batch| batch.durability == Durability::Durable));
         let group = Group { batches: &batches, number: self.sequence + 1, durable };
         let committed = self.shared.state().database().and_then(|database| commit_group(database, &group));
         let verdicts = match committed {
