@@ -52,11 +52,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, FirstAdmin, Taken};
+use crate::config::{Config, ConfigError, FirstAdmin};
 use crate::docker::{Site, bare_host};
 use crate::engine::{
     Engine, EngineError, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec,
-    Secret, Settings,
+    Secret, Settings, Taken,
 };
 use crate::http::{Gate, Limits, Listener, Pace, Service};
 use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _, Snapshots};
@@ -218,7 +218,8 @@ pub async fn offline(config: &Config) -> Result<Engine, StartError> {
 /// Makes the configured repositories that are not there yet, all or none.
 async fn make_configured(engine: &Engine, config: &Config) -> Result<(), StartError> {
     let there = engine.repositories().list();
-    config.check_repositories(&there.iter().map(|one| taken(one)).collect::<Vec<_>>())?;
+    config
+        .check_repositories(&there.iter().map(|one| Taken::of(&one.name, &one.spec())).collect::<Vec<_>>())?;
     for entry in &config.repositories {
         if let Some(there) = engine.repositories().by_name(entry.name.as_str()) {
             if there.spec() != entry.spec {
@@ -234,15 +235,6 @@ async fn make_configured(engine: &Engine, config: &Config) -> Result<(), StartEr
         })?;
     }
     Ok(())
-}
-
-fn taken(repository: &Repository) -> Taken {
-    let spec = repository.remote().map(|remote| &remote.spec);
-    Taken {
-        name: repository.name.clone(),
-        upstream_namespace: spec.and_then(|spec| spec.upstream_namespace.clone()),
-        default_mirror: spec.is_some_and(|spec| spec.default_mirror),
-    }
 }
 
 /// What a data directory holds that a configuration has to go with.
@@ -330,7 +322,6 @@ fn is_new(config: &Config) -> bool {
 }
 
 const HUB: &str = "https://registry-1.docker.io";
-const HUB_NAMESPACE: &str = "docker.io";
 
 /// What a new data directory starts with, so that both kinds work without any configuration. What one repository alone
 /// can have is left to a configured one that asks for it.
@@ -342,10 +333,10 @@ fn first(config: &Config) -> Vec<(RepositoryName, RepositorySpec)> {
             .iter()
             .any(|entry| matches!(&entry.spec, RepositorySpec::Remote(spec) if claims(spec)))
     };
-    let namespace = Some(HUB_NAMESPACE.to_owned());
+    let namespace = RemoteSpec::DOCKER_HUB_NAMESPACE;
     hub.default_mirror = !claimed(&|spec| spec.default_mirror);
-    hub.upstream_namespace =
-        namespace.filter(|_| !claimed(&|spec| spec.upstream_namespace.as_deref() == Some(HUB_NAMESPACE)));
+    hub.upstream_namespace = (!claimed(&|spec| spec.upstream_namespace.as_deref() == Some(namespace)))
+        .then(|| namespace.to_owned());
     let all = [
         ("docker-remote", RepositorySpec::Remote(Box::new(hub))),
         ("docker-local", RepositorySpec::Local(LocalSpec::default())),

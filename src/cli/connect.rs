@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use binaryrepo::Inside;
 use binaryrepo::api::{self, ApiRequest};
-use binaryrepo::config::{Config, Taken};
-use binaryrepo::engine::{Engine, Principal};
+use binaryrepo::config::Config;
+use binaryrepo::engine::{Engine, Principal, Taken};
 use binaryrepo::reply::Content;
 use binaryrepo::telemetry::{self, LogFormat};
 use bytes::Bytes;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use super::{Config, ConfigError};
-use crate::engine::{ErrorKind, RemoteSpec, RepositorySpec};
+use crate::engine::{ErrorKind, RemoteSpec, RepositorySpec, Taken};
 use crate::names::RepositoryName;
 
 /// Longest path of a Unix socket that Linux takes, without the closing zero.
@@ -18,27 +18,9 @@ pub struct Warning {
     pub hint: String,
 }
 
-/// What a repository of the data directory has for itself alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
-    pub name: RepositoryName,
-    pub upstream_namespace: Option<String>,
-    pub default_mirror: bool,
-}
-
 impl Warning {
     fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: hint.into() }
-    }
-}
-
-impl Taken {
-    /// The setting that `spec` cannot have beside this repository, and this repository's name.
-    fn keeps_from(&self, spec: &RemoteSpec) -> Option<(&'static str, &RepositoryName)> {
-        let same = spec.upstream_namespace.is_some() && spec.upstream_namespace == self.upstream_namespace;
-        let namespace = same.then_some("upstream_namespace");
-        let mirror = (spec.default_mirror && self.default_mirror).then_some("default_mirror");
-        namespace.or(mirror).map(|setting| (setting, &self.name))
     }
 }
 
@@ -50,23 +32,22 @@ impl Config {
                 "say the scheme and the host alone; a proxy tells its path by X-Forwarded-Prefix",
             ));
         }
-        let mut before: Vec<(&RepositoryName, &RemoteSpec)> = Vec::new();
-        for (name, spec) in self.remotes() {
-            for (other, earlier) in &before {
-                if spec.default_mirror && earlier.default_mirror {
-                    let why = format!("both {other} and {name} have default_mirror = true");
-                    let hint = "requests that name no repository can go to one only";
-                    return Err(self.about(name, why).with_hint(hint));
-                }
-                let namespace = spec.upstream_namespace.as_deref();
-                if let Some(namespace) =
-                    namespace.filter(|_| namespace == earlier.upstream_namespace.as_deref())
-                {
-                    let why = format!("both {other} and {name} have upstream_namespace = \"{namespace}\"");
-                    return Err(self.about(name, why).with_hint("containerd's ?ns= can choose one only"));
-                }
+        let mut before: Vec<Taken> = Vec::new();
+        for entry in &self.repositories {
+            if let RepositorySpec::Remote(spec) = &entry.spec
+                && let Some((other, setting)) =
+                    before.iter().find_map(|other| Some((&other.name, other.keeps_from(spec)?)))
+            {
+                let (value, hint) = match &spec.upstream_namespace {
+                    Some(namespace) if setting == "upstream_namespace" => {
+                        (format!("\"{namespace}\""), "containerd's ?ns= can choose one only")
+                    }
+                    _ => ("true".to_owned(), "requests that name no repository can go to one only"),
+                };
+                let why = format!("both {other} and {} have {setting} = {value}", entry.name);
+                return Err(self.about(&entry.name, why).with_hint(hint));
             }
-            before.push((name, spec));
+            before.push(Taken::of(&entry.name, &entry.spec));
         }
         Ok(())
     }
@@ -80,7 +61,8 @@ impl Config {
                 continue;
             }
             if let RepositorySpec::Remote(spec) = &entry.spec
-                && let Some((setting, owner)) = there.iter().find_map(|other| other.keeps_from(spec))
+                && let Some((owner, setting)) =
+                    there.iter().find_map(|other| Some((&other.name, other.keeps_from(spec)?)))
             {
                 let why = format!("{name}: {owner} is there and has {setting}, and only one repository can");
                 return Err(self.about(name, why).with_hint(format!(

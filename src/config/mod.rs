@@ -7,7 +7,7 @@ mod effective;
 mod error;
 mod raw;
 
-pub use check::{Taken, Warning};
+pub use check::Warning;
 pub use error::ConfigError;
 pub use raw::Setting;
 

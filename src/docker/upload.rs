@@ -42,7 +42,7 @@ pub async fn start(
     };
     let whole = async {
         let mut upload = call.engine.upload(scope, call.principal(), &id).await?;
-        upload.is_nameless();
+        upload.set_nameless();
         finish(call, upload, &digest, body).await
     };
     let answer = whole.await;
@@ -123,7 +123,7 @@ async fn finish(
     digest: &Digest,
     body: &mut impl Incoming,
 ) -> Result<Reply, WireError> {
-    upload.announce(digest.algorithm());
+    upload.hash_with(digest.algorithm());
     take(call, &mut upload, body).await?;
     upload.finish(digest).await?;
     Ok(created(call, digest))

@@ -23,9 +23,9 @@ use super::sweep::{Eviction, Why};
 use super::sweeps::{SweepGuard, Sweeps};
 use crate::cache::{Action, ClaimId, Coordinator, Counts, Event, Failure, FlightId, Limits, WaiterId};
 use crate::clock::Millis;
-use crate::names::Digest;
+use crate::names::{Digest, RepositoryId};
 use crate::planted::Bug;
-use crate::telemetry::{CacheGauges, Held};
+use crate::telemetry::{CacheGauges, Downloads, Held};
 
 /// Requests beyond this many are answered with "try again": the actor takes about a microsecond each.
 const REQUESTS: usize = 4_096;
@@ -64,6 +64,7 @@ impl Coordination {
             claims: HashMap::new(),
             flights: HashMap::new(),
             sweeps: Sweeps::default(),
+            downloads: HashMap::new(),
             check_at: shared.clock.now(),
             shared: Arc::clone(shared),
             reports: reports.clone(),
@@ -168,6 +169,7 @@ struct Shell {
     claims: HashMap<ClaimId, oneshot::Sender<()>>,
     flights: HashMap<FlightId, Flight>,
     sweeps: Sweeps,
+    downloads: HashMap<RepositoryId, Downloads>,
     check_at: Millis,
     shared: Arc<Shared>,
     reports: mpsc::Sender<Report>,
@@ -234,17 +236,21 @@ impl Shell {
             return;
         }
         let Join { key, source, proven, negative, deadline } = join;
-        let counted = self.shared.metrics.waiter(&self.label(&source));
+        let counted = self.downloads(&source).waiter();
         self.waiters.insert(waiter, Waiter { source: source.clone(), proven, reply, _counted: counted });
         let deadline = deadline.map(|span| self.shared.clock.now().after(span));
         let negative_ms = u64::try_from(negative.as_millis()).unwrap_or(u64::MAX);
         self.step(Event::Join { waiter, key, source, negative_ms, deadline });
     }
 
-    /// Under which a repository is counted: by its name, as long as it has one.
-    fn label(&self, source: &Source) -> String {
+    /// Where a repository's downloads are counted: under its name, as long as it has one. Looked for once, not for every
+    /// request.
+    fn downloads(&mut self, source: &Source) -> &Downloads {
         let repository = self.shared.repositories.by_id(source.repository);
-        repository.map_or_else(|| "-".to_owned(), |repository| repository.name.to_string())
+        let counted =
+            repository.as_ref().map_or((RepositoryId::NONE, "-"), |one| (one.id, one.name.as_str()));
+        let (id, name) = counted;
+        self.downloads.entry(id).or_insert_with(|| self.shared.metrics.downloads(name))
     }
 
     fn report(&mut self, report: Report) {
@@ -406,7 +412,7 @@ impl Shell {
             unneeded: unneeded.clone(),
             outcome: None,
             taken: false,
-            _counted: self.shared.metrics.fill(&self.label(&source)),
+            _counted: self.downloads(&source).fill(),
         };
         self.flights.insert(flight, known);
         let Ok(permit) = self.reports.clone().try_reserve_owned() else {

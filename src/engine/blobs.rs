@@ -13,6 +13,7 @@ use super::manifests::source;
 use super::model::{BlobAnswer, BlobWant, EngineError, ErrorKind, Scope, Verdict, Want};
 use super::reader::{Reader, Wanted};
 use super::shared::Shared;
+use super::tags::Until;
 use crate::cache::{Event, Refusal};
 use crate::meta::{CopyRow, LinkRow, MetaExt as _};
 use crate::names::{ByteRange, Digest, RangeRequest};
@@ -175,12 +176,17 @@ impl Engine {
         {
             return Ok(Unlinked::Answer(answer));
         }
-        self.prove(scope, digest).await.map(Unlinked::Proven)
+        self.prove(scope, digest, None).await.map(Unlinked::Proven)
     }
 
     /// Whether the upstream has the digest in this image, and of what size it is there.
-    pub(super) async fn prove(&self, scope: &Scope, digest: &Digest) -> Result<u64, EngineError> {
-        match self.fly(scope, Task::Prove(*digest), None).await? {
+    pub(super) async fn prove(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        until: Option<Until>,
+    ) -> Result<u64, EngineError> {
+        match self.fly(scope, Task::Prove(*digest), until).await? {
             Joined::Document { outcome: Outcome::Proven(size), .. } => Ok(size),
             Joined::Refused { why, story } => Err(refused(why, story.as_ref(), ErrorKind::BlobUnknown)),
             _ => Err(EngineError::new(ErrorKind::Internal, "a flight brought back no proof")),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::flight::Source;
 use super::model::EngineError;
-use super::prune::prune;
+use super::prune::{Gone, prune};
 use super::shared::Shared;
 use super::sweep;
 use crate::meta::{Batch, ContentRow, DocumentRow, Durability, LinkRow, MetaError, MetaExt as _, Row as _};
@@ -72,7 +72,8 @@ pub(super) async fn cap(shared: &Arc<Shared>) -> Result<(), EngineError> {
         return Ok(());
     }
     tracing::info!(documents = victims.len(), "removing the least recently used manifests");
-    let gone: Arc<HashSet<Digest>> = Arc::new(victims.iter().map(|victim| victim.digest).collect());
+    let gone: Gone = victims.iter().map(|victim| (victim.digest, Some(victim.last_used_ms))).collect();
+    let gone = Arc::new(gone);
     let without = Arc::clone(&gone);
     for image in shared.read(move |shared| images(shared, &without, &kept)).await? {
         if shared.tasks.is_stopping() {
@@ -124,11 +125,7 @@ fn each_cached(shared: &Shared, mut visit: impl FnMut(Digest, DocumentRow)) -> R
 
 /// The images of remotes that show something of what goes, or nothing of what stays: what was proven in those rests on
 /// no manifest, and nobody else would ever remove it.
-fn images(
-    shared: &Shared,
-    gone: &HashSet<Digest>,
-    kept: &HashSet<Digest>,
-) -> Result<Vec<Source>, EngineError> {
+fn images(shared: &Shared, gone: &Gone, kept: &HashSet<Digest>) -> Result<Vec<Source>, EngineError> {
     #[derive(Default)]
     struct Shows {
         gone: bool,
@@ -137,7 +134,7 @@ fn images(
     let mut images: HashMap<Source, Shows> = HashMap::new();
     shared.meta.each::<LinkRow, EngineError>(&(), |(repository, image, digest), _| {
         let shows = images.entry(Source { repository, image }).or_default();
-        shows.gone |= gone.contains(&digest);
+        shows.gone |= gone.contains_key(&digest);
         shows.kept |= kept.contains(&digest);
         Ok(())
     })?;

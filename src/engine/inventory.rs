@@ -1,7 +1,7 @@
 //! Owns throwing away what is cached, on request.
 //! Must not know: who asks, and why.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Engine;
@@ -9,7 +9,7 @@ use super::documents::{self, Victim};
 use super::flight::{FlightKey, Source};
 use super::images::PAGE;
 use super::model::{EngineError, ErrorKind, Purge, Purged};
-use super::prune::prune;
+use super::prune::{prune, with_children};
 use super::repository::Repository;
 use super::shared::Shared;
 use crate::cache::Event;
@@ -44,15 +44,17 @@ impl Engine {
         })
     }
 
-    /// With a manifest goes what only it gives, in each image that shows it. Answers what that was.
+    /// With a manifest goes what only it gives, in each image that shows it; with an index the manifests that only it
+    /// names, and what only those give. Answers what that was.
     async fn without(&self, digest: Digest, plan: &Plan) -> Result<Vec<Digest>, EngineError> {
         let is_manifest = move |shared: &Shared| Ok(shared.meta.get::<DocumentRow>(&digest)?.is_some());
         let mut unlinked = Vec::new();
         if self.shared.read(is_manifest).await? {
-            let gone = Arc::new(HashSet::from([digest]));
             for (repository, image, _) in &plan.links {
                 let image = Source { repository: *repository, image: image.clone() };
-                unlinked.extend(prune(&self.shared, &image, &gone).await?);
+                let looked = image.clone();
+                let gone = self.shared.read(move |shared| with_children(shared, &looked, digest)).await?;
+                unlinked.extend(prune(&self.shared, &image, &Arc::new(gone)).await?);
             }
         }
         Ok(unlinked)

@@ -11,7 +11,8 @@ use super::errors::Missed;
 use super::flight::{FlightKey, Outcome, Pointer, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
 use super::shared::Shared;
-use crate::clock::Millis;
+use super::tags::Until;
+use crate::cache::Refusal;
 use crate::meta::{CopyRow, DocumentRow, LinkRow, MetaExt as _};
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId, manifest};
 
@@ -50,14 +51,14 @@ impl Engine {
         self.shared.touched.document(*digest, self.shared.clock.wall());
     }
 
-    /// `verdict` is what it is called if it lies here; if it must be fetched it is a miss all the same, and is
+    /// `verdict` is what it is called if it lies here; if it must be fetched it is a miss all the same. The upstream is
     /// waited for `until` then.
     pub(super) async fn manifest_by_digest(
         &self,
         scope: &Scope,
         digest: &Digest,
         verdict: Verdict,
-        until: Option<Millis>,
+        until: Option<Until>,
     ) -> Result<Manifest, Missed> {
         let key = answer_key(scope, Reference::Digest(*digest));
         if let Some(answer) = self.remembered(scope, &key) {
@@ -72,7 +73,7 @@ impl Engine {
         digest: &Digest,
         verdict: Verdict,
         key: AnswerKey,
-        until: Option<Millis>,
+        until: Option<Until>,
     ) -> Result<Manifest, Missed> {
         let noted = self.shared.answers.generation(key.repository, &key.image);
         let Some(manifest) = self.stored(scope, digest, verdict).await? else {
@@ -82,7 +83,7 @@ impl Engine {
         if scope.repository.is_failing(self.shared.clock.now())
             && let Some(missing) = self.first_missing(&manifest).await?
         {
-            self.prove(scope, &missing).await.map_err(incomplete)?;
+            self.prove(scope, &missing, until).await.map_err(incomplete)?;
         }
         self.remember(key, &manifest, None, noted);
         Ok(manifest)
@@ -92,7 +93,7 @@ impl Engine {
         &self,
         scope: &Scope,
         reference: Reference,
-        until: Option<Millis>,
+        until: Option<Until>,
     ) -> Result<Manifest, Missed> {
         match self.fly(scope, Task::Fetch(reference), until).await? {
             Joined::Document { outcome: Outcome::Fetched(manifest), first } => {
@@ -187,15 +188,19 @@ impl Engine {
         &self,
         scope: &Scope,
         task: Task,
-        until: Option<Millis>,
+        until: Option<Until>,
     ) -> Result<Joined, EngineError> {
-        let deadline = until.map(|until| until.since(self.shared.clock.now()));
         let source = source(scope);
         let negative = scope.repository.remote().map_or(Duration::ZERO, |remote| remote.spec.negative_ttl);
-        let pointer = Arc::new(Pointer { source: source.clone(), task });
-        let key = FlightKey::Pointer(pointer);
-        let join = Join { key, source, proven: true, negative, deadline };
-        Ok(self.coordination.join(join).await?)
+        let key = FlightKey::Pointer(Arc::new(Pointer { source: source.clone(), task }));
+        let join = |deadline| {
+            let (key, source) = (key.clone(), source.clone());
+            self.coordination.join(Join { key, source, proven: true, negative, deadline })
+        };
+        let Some(until) = until else { return Ok(join(None).await?) };
+        let joined = join(Some(until.at.since(self.shared.clock.now()))).await?;
+        let is_late = matches!(joined, Joined::Refused { why: Refusal::Late, .. });
+        if is_late && !self.is_up(scope, &until).await? { Ok(join(None).await?) } else { Ok(joined) }
     }
 }
 

@@ -69,7 +69,9 @@ pub use model::{
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::{Reader, Window};
 pub use repositories::Repositories;
-pub use repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+pub use repository::{
+    LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret, Taken,
+};
 pub use settings::{MaxSize, Settings};
 pub use upload::Upload;
 

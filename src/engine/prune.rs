@@ -2,7 +2,7 @@
 //! gives. Who asks for such a blob afterwards has the upstream asked, as for one that nobody ever heard of.
 //! Must not know: why a manifest goes; how documents and blobs are removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::answers::Of;
@@ -16,6 +16,10 @@ use crate::names::{Digest, Reference, Tag, manifest};
 /// What others fetch at the same time is looked at again this often.
 const TRIES: usize = 8;
 
+/// Manifests that go, each only as long as it was last used then: who fetches it again keeps it. `None`: whatever is done
+/// with it meanwhile.
+pub(super) type Gone = HashMap<Digest, Option<u64>>;
+
 /// What none of an image's manifests gives, as it was seen.
 #[derive(Default)]
 struct Spares {
@@ -24,11 +28,11 @@ struct Spares {
 }
 
 /// Takes from an image what rests on the manifests that are `gone`, or on none at all. Answers which digests it shows no
-/// more. What is fetched or proven meanwhile stays.
+/// more. What is fetched or proven meanwhile stays, also one of those manifests.
 pub(super) async fn prune(
     shared: &Arc<Shared>,
     image: &Source,
-    gone: &Arc<HashSet<Digest>>,
+    gone: &Arc<Gone>,
 ) -> Result<Vec<Digest>, EngineError> {
     let mut unlinked = Vec::new();
     for _ in 0..TRIES {
@@ -44,7 +48,46 @@ pub(super) async fn prune(
     Ok(unlinked)
 }
 
-fn look(shared: &Shared, image: &Source, gone: &HashSet<Digest>) -> Result<Spares, EngineError> {
+/// What goes with a manifest that is purged: manifests of the same image that only it names, and no tag.
+pub(super) fn with_children(shared: &Shared, image: &Source, digest: Digest) -> Result<Gone, EngineError> {
+    let under = (image.repository, image.image.clone());
+    let mut stays = HashSet::new();
+    shared.meta.each::<TagRow, EngineError>(&under, |_, row| {
+        stays.insert(row.digest);
+        Ok(())
+    })?;
+    let mut manifests = HashMap::new();
+    shared.meta.each::<LinkRow, EngineError>(&under, |(_, _, digest), _| {
+        if let Some(document) = shared.meta.get::<DocumentRow>(&digest)? {
+            manifests.insert(digest, (named(&document), document.last_used_ms));
+        }
+        Ok(())
+    })?;
+    let mut gone = Gone::from([(digest, None)]);
+    let mut next = vec![digest];
+    while let Some(parent) = next.pop() {
+        let children = manifests.get(&parent).map(|(named, _)| named.as_slice()).unwrap_or_default();
+        for child in children {
+            let is_named_by = |(other, (named, _)): (&Digest, &(Vec<Digest>, u64))| {
+                !gone.contains_key(other) && named.contains(child)
+            };
+            let Some((_, last_used_ms)) = manifests.get(child) else { continue };
+            if !gone.contains_key(child) && !stays.contains(child) && !manifests.iter().any(is_named_by) {
+                gone.insert(*child, Some(*last_used_ms));
+                next.push(*child);
+            }
+        }
+    }
+    Ok(gone)
+}
+
+/// What gives the right to it. A manifest that cannot be read gives nothing.
+fn named(document: &DocumentRow) -> Vec<Digest> {
+    let references = manifest::parse(&document.bytes).map(|view| view.references).unwrap_or_default();
+    references.into_iter().filter(|named| !named.external).map(|named| named.digest).collect()
+}
+
+fn look(shared: &Shared, image: &Source, gone: &Gone) -> Result<Spares, EngineError> {
     let under = (image.repository, image.image.clone());
     let mut spares = Spares::default();
     shared.meta.each::<TagRow, EngineError>(&under, |(_, _, tag), row| {
@@ -58,15 +101,12 @@ fn look(shared: &Shared, image: &Source, gone: &HashSet<Digest>) -> Result<Spare
     // Only now the manifests: one that came with a row seen above is found, and one that comes later changes that row.
     let (mut manifests, mut given) = (HashSet::new(), HashSet::new());
     shared.meta.each::<LinkRow, EngineError>(&under, |(_, _, digest), _| {
-        if !gone.contains(&digest)
-            && let Some(document) = shared.meta.get::<DocumentRow>(&digest)?
-        {
+        let Some(document) = shared.meta.get::<DocumentRow>(&digest)? else { return Ok(()) };
+        let goes =
+            gone.get(&digest).is_some_and(|seen| seen.is_none_or(|seen| seen == document.last_used_ms));
+        if !goes {
             manifests.insert(digest);
-            // What cannot be read gives nothing.
-            if let Ok(view) = manifest::parse(&document.bytes) {
-                let named = view.references.into_iter().filter(|named| !named.external);
-                given.extend(named.map(|named| named.digest));
-            }
+            given.extend(named(&document));
         }
         Ok(())
     })?;

@@ -13,7 +13,9 @@ use url::Url;
 
 use super::accounts::Accounts;
 use super::model::{EngineError, ErrorKind};
-use super::repository::{LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret};
+use super::repository::{
+    LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret, Taken,
+};
 use crate::clock::{Clock, UnixMillis};
 use crate::meta::{
     Batch, Durability, Meta, MetaExt as _, PackageType, RepositoryRow, RepositoryType, SettingKey, SettingRow,
@@ -218,19 +220,12 @@ impl Repositories {
     /// Two remotes cannot both answer for one namespace, or for images without a repository.
     fn check_unique(&self, name: &RepositoryName, spec: &RepositorySpec) -> Result<(), EngineError> {
         let RepositorySpec::Remote(spec) = spec else { return Ok(()) };
-        let taken = |other: Option<Arc<Repository>>, field: &str| match other {
-            Some(other) if other.name != *name => {
+        for other in self.list().iter().filter(|other| other.name != *name) {
+            if let Some(field) = Taken::of(&other.name, &other.spec()).keeps_from(spec) {
                 let message =
                     format!("{field}: {} has this already, and only one repository can", other.name);
-                Err(EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, message))
+                return Err(EngineError::new(ErrorKind::Invalid { field: field.to_owned() }, message));
             }
-            _ => Ok(()),
-        };
-        if let Some(namespace) = &spec.upstream_namespace {
-            taken(self.by_namespace(namespace), "upstream_namespace")?;
-        }
-        if spec.default_mirror {
-            taken(self.default_mirror(), "default_mirror")?;
         }
         Ok(())
     }

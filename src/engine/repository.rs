@@ -39,8 +39,6 @@ pub struct Remote {
 
 /// Hosts under which Docker Hub is known.
 const DOCKER_HUB: [&str; 3] = ["registry-1.docker.io", "index.docker.io", "docker.io"];
-/// What containerd and dockerd call Docker Hub.
-const DOCKER_HUB_NAMESPACE: &str = "docker.io";
 
 /// After a failure an upstream counts as failing for this long, unless it answers before.
 const FAILING: Duration = Duration::from_secs(30);
@@ -159,6 +157,8 @@ impl RemoteSpec {
     pub const TAG_TTL: Duration = Duration::from_secs(60);
     pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
     pub const STALE_IF_ERROR: Duration = Duration::from_secs(7 * 24 * 3600);
+    /// What containerd and dockerd call Docker Hub.
+    pub const DOCKER_HUB_NAMESPACE: &str = "docker.io";
 
     /// A remote with the defaults.
     pub fn new(remote_url: Url) -> Self {
@@ -183,7 +183,32 @@ impl RemoteSpec {
     /// Docker Hub itself, or a mirror that stands for it.
     fn is_docker_hub(&self) -> bool {
         self.remote_url.host_str().is_some_and(|host| DOCKER_HUB.contains(&host))
-            || self.upstream_namespace.as_deref() == Some(DOCKER_HUB_NAMESPACE)
+            || self.upstream_namespace.as_deref() == Some(Self::DOCKER_HUB_NAMESPACE)
+    }
+}
+
+/// What a repository has for itself alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    pub name: RepositoryName,
+    pub upstream_namespace: Option<String>,
+    pub default_mirror: bool,
+}
+
+impl Taken {
+    pub fn of(name: &RepositoryName, spec: &RepositorySpec) -> Self {
+        let (upstream_namespace, default_mirror) = match spec {
+            RepositorySpec::Remote(spec) => (spec.upstream_namespace.clone(), spec.default_mirror),
+            RepositorySpec::Local(_) => (None, false),
+        };
+        Self { name: name.clone(), upstream_namespace, default_mirror }
+    }
+
+    /// The setting that another repository cannot have beside this one.
+    pub fn keeps_from(&self, other: &RemoteSpec) -> Option<&'static str> {
+        let same = other.upstream_namespace.is_some() && other.upstream_namespace == self.upstream_namespace;
+        let namespace = same.then_some("upstream_namespace");
+        namespace.or((other.default_mirror && self.default_mirror).then_some("default_mirror"))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::actor::Coordination;
 use super::blobs::{self, Copy};
-use super::documents;
 use super::model::EngineError;
 use super::shared::Shared;
 use super::uploads;
@@ -148,7 +147,7 @@ async fn shares(shared: &Shared, coordination: &Coordination) {
     }
 }
 
-/// Runs until the stop: space, last uses, documents, old drafts.
+/// Runs until the stop: space, last uses, old drafts. Nothing here may take long: who wants room waits for it.
 pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination) {
     let mut notes_due = shared.clock.now().after(NOTES_EVERY);
     let mut document_notes_due = shared.clock.now().after(DOCUMENT_NOTES_EVERY);
@@ -175,9 +174,6 @@ pub(super) async fn housekeeping(shared: Arc<Shared>, coordination: Coordination
             onto_the_disk(&shared, Durability::Durable).await;
             super::boot::drop_old_drafts(&shared).await;
             uploads::expire(&shared).await;
-            if let Err(error) = documents::cap(&shared).await {
-                tracing::warn!(%error, "the documents cannot be capped");
-            }
         }
     }
 }
@@ -254,7 +250,7 @@ fn uses(shared: &Shared, (blobs, documents): &Used) -> Result<Batch, EngineError
     }
     for (digest, at) in documents {
         if let Some(row) = shared.meta.get::<DocumentRow>(digest)? {
-            batch.require_present::<DocumentRow>(digest);
+            batch.require_equal(digest, &row);
             batch.put(digest, &DocumentRow { last_used_ms: at.0, ..row });
         }
     }

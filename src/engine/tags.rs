@@ -15,7 +15,7 @@ use super::repository::Remote;
 use crate::cache::{Freshness, judge};
 use crate::clock::Millis;
 use crate::meta::{Batch, Durability, MetaExt as _, TagRow};
-use crate::names::{MediaType, Reference, Tag};
+use crate::names::{Digest, MediaType, Reference, Tag};
 use crate::planted::Bug;
 
 /// How long a client waits for the upstream when something stale could be served instead.
@@ -29,6 +29,14 @@ const IMPATIENCE: Duration = Duration::from_millis(250);
 struct Heard {
     resolution: Resolution,
     age: Duration,
+}
+
+/// How long the upstream is waited for where something stale can be served instead: whether all of that is here is only
+/// looked at then.
+#[derive(Clone, Copy)]
+pub(super) struct Until {
+    pub at: Millis,
+    spare: Digest,
 }
 
 /// What is known of a tag.
@@ -48,7 +56,7 @@ struct Question<'a> {
     /// What may be served if the upstream does not answer well.
     spare: Option<&'a Heard>,
     /// When it is served, then, whatever the upstream still has to be asked.
-    until: Option<Millis>,
+    until: Option<Until>,
 }
 
 impl Engine {
@@ -66,7 +74,10 @@ impl Engine {
         let judged = |heard: &&Heard| judge(heard.age, spec.tag_ttl, spec.stale_if_error);
         let fresh = latest.as_ref().filter(|heard| judged(heard) == Freshness::Fresh);
         let spare = stored.as_ref().filter(|heard| judged(heard) != Freshness::Expired);
-        let until = spare.map(|_| self.shared.clock.now().after(self.patience(scope)));
+        let until = spare.map(|heard| Until {
+            at: self.shared.clock.now().after(self.patience(scope)),
+            spare: heard.resolution.digest,
+        });
         let question = Question { scope, tag, want, spare, until };
         let told = match fresh {
             Some(heard) => self.named(&question, &heard.resolution, Verdict::Hit).await,
@@ -177,17 +188,25 @@ impl Engine {
 
     /// The upstream does not answer well: what is here, if a client can be served all of it.
     async fn stale(&self, scope: &Scope, spare: &Heard, error: EngineError) -> Result<Manifest, EngineError> {
-        let Some(manifest) = self.stored(scope, &spare.resolution.digest, Verdict::Stale).await? else {
+        let Some(manifest) = self.whole_image(scope, &spare.resolution.digest).await? else {
             return Err(error);
         };
-        if self.first_missing(&manifest).await?.is_some() {
-            return Err(error);
-        }
         let minutes = spare.age.as_secs() / 60;
         tracing::info!(repository = %scope.repository.name, image = %scope.image, minutes, why = %error,
             "served stale");
         let warning = format!("stale: the upstream does not answer; confirmed {minutes} minutes ago");
         Ok(Manifest { warning: Some(warning), ..manifest })
+    }
+
+    /// A manifest of which a client can be served all.
+    async fn whole_image(&self, scope: &Scope, digest: &Digest) -> Result<Option<Manifest>, EngineError> {
+        let Some(manifest) = self.stored(scope, digest, Verdict::Stale).await? else { return Ok(None) };
+        Ok(self.first_missing(&manifest).await?.is_none().then_some(manifest))
+    }
+
+    /// Whether time is up: where nothing can be served instead, the upstream has all the time that it needs.
+    pub(super) async fn is_up(&self, scope: &Scope, until: &Until) -> Result<bool, EngineError> {
+        Ok(self.whole_image(scope, &until.spare).await?.is_some())
     }
 
     async fn forget_tag(&self, scope: &Scope, tag: &Tag) -> Result<(), EngineError> {

@@ -1,5 +1,5 @@
-//! Owns what is tidied up at leisure: what removed repositories left, and what was set aside as damaged. Nobody waits for
-//! it, and it takes as long as it takes.
+//! Owns what is tidied up at leisure: what removed repositories left, what was set aside as damaged, and manifests above
+//! their cap. Nobody waits for it, and it takes as long as it takes.
 //! Must not know: how room is made, why a file was set aside.
 
 use std::cmp::Reverse;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::actor::Coordination;
 use super::blobs::{self, Copy};
+use super::documents;
 use super::model::{EngineError, ErrorKind};
 use super::shared::Shared;
 use super::sweep::ROWS;
@@ -22,6 +23,7 @@ use crate::names::{Digest, RepositoryId};
 use crate::store::Aside;
 
 const EVERY: Duration = Duration::from_secs(10);
+/// Between two looks at what was set aside, and at the manifests.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// How long a damaged file lies there for a person to look at.
 const ASIDE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -51,6 +53,9 @@ pub(super) async fn tidy(shared: Arc<Shared>, coordination: Coordination) {
                     tracing::info!(files, bytes, "removed the oldest of what was set aside in quarantine/");
                 }
                 Err(error) => tracing::warn!(%error, "quarantine/ cannot be tidied up"),
+            }
+            if let Err(error) = documents::cap(&shared).await {
+                tracing::warn!(%error, "the documents cannot be capped");
             }
         }
         tokio::select! {

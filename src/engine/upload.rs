@@ -197,12 +197,12 @@ impl Upload {
     }
 
     /// Nobody but this request knows of the upload: after an error it is over.
-    pub fn is_nameless(&mut self) {
+    pub fn set_nameless(&mut self) {
         self.has_name = false;
     }
 
     /// Hashes with this algorithm from the start, if nothing came yet: later that takes a second look at all of it.
-    pub fn announce(&mut self, algorithm: Algorithm) {
+    pub fn hash_with(&mut self, algorithm: Algorithm) {
         if self.draft.is_none() {
             self.algorithm = algorithm;
         }

@@ -269,8 +269,8 @@ impl Line {
         log.write(&Entry {
             request_id: self.request_id.as_str(),
             client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
-            // A token of HTTP's: nothing in it needs quotes.
-            method: self.method.as_str(),
+            // A token of HTTP's: nothing in it needs quotes. It may be long, as all that a client chose.
+            method: self.method.as_str().get(..LONGEST_FIELD).unwrap_or(self.method.as_str()),
             path: &self.path,
             status: self.code(),
             bytes: self.bytes,

@@ -94,6 +94,25 @@ impl Drop for Held {
     }
 }
 
+/// The gauges of one repository's downloads.
+#[derive(Clone, Debug)]
+pub struct Downloads {
+    fills: LevelGauge,
+    waiters: LevelGauge,
+}
+
+impl Downloads {
+    /// One was begun; hold the answer until it ends.
+    pub fn fill(&self) -> Held {
+        Held::new(&self.fills)
+    }
+
+    /// A request waits for the head of one; hold the answer as long as it does.
+    pub fn waiter(&self) -> Held {
+        Held::new(&self.waiters)
+    }
+}
+
 /// All counters and gauges. One per server; shared by reference counting.
 #[derive(Debug)]
 pub struct Metrics {
@@ -335,14 +354,10 @@ impl Metrics {
         self.pushed_bytes.set(counts.pushed_bytes);
     }
 
-    /// A download for this repository was begun; hold the answer until it ends.
-    pub fn fill(&self, repository: &str) -> Held {
-        Held::new(&found(&self.fills_in_flight, &ByRepository { repository: repository.to_owned() }))
-    }
-
-    /// A request for this repository waits for a download's head; hold the answer as long as it does.
-    pub fn waiter(&self, repository: &str) -> Held {
-        Held::new(&found(&self.waiters, &ByRepository { repository: repository.to_owned() }))
+    /// Where the downloads of this repository are counted. To be asked once, and kept.
+    pub fn downloads(&self, repository: &str) -> Downloads {
+        let labels = ByRepository { repository: repository.to_owned() };
+        Downloads { fills: found(&self.fills_in_flight, &labels), waiters: found(&self.waiters, &labels) }
     }
 
     /// A client connected; hold the answer as long as it stays.
@@ -456,8 +471,9 @@ mod tests {
         metrics.ratelimit_remaining("docker-remote", 42);
         metrics.evicted(1000);
         metrics.set_counts(CacheGauges { cache_bytes: 11, cache_limit_bytes: 12, pushed_bytes: 13 });
-        let _under_way = [(); 2].map(|()| metrics.waiter("docker-remote"));
-        let _fill = metrics.fill("docker-remote");
+        let downloads = metrics.downloads("docker-remote");
+        let _under_way = [(); 2].map(|()| downloads.waiter());
+        let _fill = downloads.fill();
         metrics.collected(14);
         metrics.scrubbed(15);
         metrics.damaged();

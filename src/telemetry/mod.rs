@@ -8,7 +8,7 @@ mod metrics;
 
 pub use access::{AccessLog, Client, Entry};
 pub use log::LogThread;
-pub use metrics::{Answer, CacheGauges, Held, Metrics, Told};
+pub use metrics::{Answer, CacheGauges, Downloads, Held, Metrics, Told};
 
 use std::fmt;
 use std::io::{self, IsTerminal};

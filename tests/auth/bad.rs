@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::house::{ADA, ADMIN_TOKEN, BOB, CLIENT, EVE, House, logged};
+use super::support::metrics::counted;
 
 const MANIFEST: &str = "/v2/vault/team/app/manifests/1";
 
@@ -231,8 +232,7 @@ async fn an_unknown_name_costs_as_much_as_a_wrong_password() {
     let house = House::new().await;
     let hashes = async || {
         let text = String::from_utf8(house.get("/metrics").await.body).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("binaryrepo_password_hashes_total "));
-        line.expect("the metric").parse::<u64>().unwrap()
+        counted(&text, "binaryrepo_password_hashes_total").expect("the metric")
     };
     let token =
         house.manage("POST", "/api/tokens", Some(&json!({ "name": "t", "user": "ada" }))).await.json();

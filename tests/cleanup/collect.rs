@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::model::Thing;
 use super::support::image::Content;
-use super::support::patience::found;
+use super::support::patience::{found, pass};
 use super::yard::{Yard, roomy, without_grace};
 
 const APP: &str = "docker-local/team/app";
@@ -373,13 +373,6 @@ async fn pushes_and_mounts_beside_cleanup_lose_nothing() {
     println!("{runs} cleanups removed {removed} blobs");
     assert!(removed >= 6 * 25, "{removed}");
     assert_eq!(yard.engine.status().await.counts.pinned_bytes, 0);
-}
-
-/// As if so much time had gone by.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 /// Uploads within minutes of their end, everything else within the hour.

@@ -145,7 +145,8 @@ pub fn goes_on(seen: &Seen) -> bool {
 /// its blob is noted.
 async fn settled(server: SocketAddr) {
     let since = Instant::now();
-    while metric(server, "binaryrepo_fills_in_flight").await != 0 {
+    // It has fetched, so it counts that.
+    while shown(server, "binaryrepo_fills_in_flight").await != Some(0) {
         assert!(since.elapsed() < PATIENCE, "a fetch does not end");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -153,11 +154,11 @@ async fn settled(server: SocketAddr) {
 
 /// Bytes that the server has from that upstream.
 async fn fetched(server: SocketAddr) -> u64 {
-    metric(server, "binaryrepo_bytes_from_upstream_total{repository=\"far\"}").await
+    shown(server, "binaryrepo_bytes_from_upstream_total{repository=\"far\"}").await.unwrap_or(0)
 }
 
-/// 0 where nothing was counted yet.
-async fn metric(server: SocketAddr, name: &str) -> u64 {
+/// `None` where nothing was counted yet.
+async fn shown(server: SocketAddr, name: &str) -> Option<u64> {
     let got = Ask::get("/metrics").send(server, &Bytes::new()).await;
-    counted(&got.text, name).unwrap_or(0)
+    counted(&got.text, name)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use binaryrepo::engine::{EngineError, ErrorKind, LocalSpec, Principal, RepositorySpec, Upload, Verdict};
+use binaryrepo::engine::{EngineError, ErrorKind, Principal, Upload, Verdict};
 use binaryrepo::names::Algorithm;
 use bytes::Bytes;
 
@@ -16,8 +16,7 @@ const MIB: u64 = 1 << 20;
 /// A disk of so many bytes, on which a layer of 8 MiB is cached.
 async fn house(registry: &Registry, bytes: u64) -> (House, Content) {
     let (house, layer) = House::cold(registry, 8 << 20).await;
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    house.add_local().await;
     assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     house.rest().await;
     house.disk.is_small(house.dir.path(), bytes);

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use binaryrepo::engine::{
-    BlobAnswer, BlobWant, EngineError, ErrorKind, LocalSpec, Principal, RepositorySpec, Settings, Verdict,
-    Want,
-};
+use binaryrepo::engine::{BlobAnswer, BlobWant, EngineError, ErrorKind, Settings, Verdict, Want};
 use binaryrepo::meta::{CopyRow, MetaExt as _};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest};
 use binaryrepo::store::Call;
@@ -24,17 +21,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 async fn house() -> House {
     let settings = Settings { collect_after: 1_000 * DAY, ..roomy() };
     let house = House::open(tempfile::tempdir().unwrap(), settings, Disk::default()).await;
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    house.add_local().await;
     house
-}
-
-async fn push(house: &House, blob: &Content) {
-    let place = scope(&house.engine, "own", "a/b");
-    let id = house.engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await.unwrap();
-    let mut upload = house.engine.upload(&place, &Principal::Operator, &id).await.unwrap();
-    upload.append(vec![blob.bytes.clone()]).await.unwrap();
-    upload.finish(&blob.digest).await.unwrap();
 }
 
 async fn blob(house: &House, digest: &Digest) -> Result<BlobAnswer, EngineError> {
@@ -79,7 +67,7 @@ async fn one_large_file_stays_and_takes_only_its_own_room() {
 async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
     let house = house().await;
     let pushed = Content::random(7, 2_000);
-    push(&house, &pushed).await;
+    house.push(&pushed).await.unwrap();
     // The oldest is looked at last.
     let oldest = plant(&house, "cached", MIB);
     house.disk.fail_times(1, Call::Read, Errno::IO);
@@ -101,7 +89,7 @@ async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
     house.eventually("it is too old", |_| !oldest.exists()).await;
     assert!(std::fs::read(&last).unwrap() == pushed.bytes);
 
-    push(&house, &pushed).await;
+    house.push(&pushed).await.unwrap();
     pass(Duration::from_secs(120)).await;
     house.eventually("it is not needed any more", |_| !last.exists()).await;
     let answer = blob(&house, &pushed.digest).await.unwrap();
@@ -113,9 +101,8 @@ async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
 async fn what_a_remote_brings_in_place_of_what_was_pushed_is_synced() {
     let registry = Registry::open().await;
     let (house, layer) = House::cold(&registry, 200_000).await;
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
-    push(&house, &layer).await;
+    house.add_local().await;
+    house.push(&layer).await.unwrap();
     std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
     // The start finds its file missing.
     let house = house.restart().await;
@@ -131,12 +118,37 @@ async fn what_a_remote_brings_in_place_of_what_was_pushed_is_synced() {
     assert!(drain(answer.reader.unwrap()).await.whole() == layer.bytes);
 }
 
+/// While the server runs, the cache counts on what was pushed. Nobody is served less for that: a client of the remote has
+/// the upstream's bytes, past the cache, and who asks where it was pushed is told to push it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_and_is_lost_while_serving_is_fetched_past_the_cache_until_it_is_here_again() {
+    let registry = Registry::open().await;
+    let (house, layer) = House::cold(&registry, 200_000).await;
+    house.add_local().await;
+    house.push(&layer).await.unwrap();
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
+    std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(house.pulled("a/b", &layer).await, Verdict::Bypass);
+        let error = blob(&house, &layer.digest).await.expect_err("its file is lost");
+        assert!(error.kind == ErrorKind::Overloaded && error.message.contains("push it again"), "{error:?}");
+    }
+    house.rest().await;
+    assert!(house.files().is_empty() && house.drafts() == 0);
+    house.push(&layer).await.unwrap();
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
+    let answer = blob(&house, &layer.digest).await.unwrap();
+    assert!(drain(answer.reader.unwrap()).await.whole() == layer.bytes);
+    assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2);
+    assert_eq!(house.metric("binaryrepo_invariant_violations_total"), 0);
+}
+
 /// It used to be called changed all the time, and the client was told to try again at once.
 #[tokio::test]
 async fn a_pushed_blob_that_can_be_neither_read_nor_set_aside_is_to_be_pushed_again() {
     let house = house().await;
     let pushed = Content::random(7, 2_000);
-    push(&house, &pushed).await;
+    house.push(&pushed).await.unwrap();
     house.disk.fail(Call::Read, Errno::IO);
     house.disk.fail(Call::SetAside, Errno::ROFS);
     let error = blob(&house, &pushed.digest).await.expect_err("it cannot be read");

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use binaryrepo::engine::{
-    BlobWant, ErrorKind, Grant, LocalSpec, NewAccount, Principal, RemoteSpec, RepositorySpec, Secret,
-    Settings, Verdict, Want,
+    BlobWant, ErrorKind, Grant, NewAccount, RemoteSpec, RepositorySpec, Secret, Settings, Verdict, Want,
 };
 use binaryrepo::meta::{MetaExt as _, RepositoryRow};
 use binaryrepo::names::{Algorithm, Digest, RangeRequest, Reference, Role, Tag};
@@ -14,7 +13,7 @@ use rustix::io::Errno;
 
 use super::house::{House, roomy, scope};
 use super::rig::{Disk, Gate, Mood};
-use super::support::image::Image;
+use super::support::image::{Content, Image};
 use super::support::patience::found;
 use super::support::upstream::Registry;
 
@@ -163,18 +162,13 @@ fn texts(tags: &[Tag]) -> Vec<String> {
 async fn a_pushed_blob_that_is_changed_all_the_time_is_not_called_lost() {
     let settings = Settings { collect_after: Duration::ZERO, ..roomy() };
     let house = House::open(tempfile::tempdir().unwrap(), settings, Disk::default()).await;
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    house.add_local().await;
     let place = scope(&house.engine, "own", "a/b");
-    let bytes = vec![7; SIZE];
-    let digest = Digest::of(Algorithm::Sha256, &bytes);
-    let id = house.engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await.unwrap();
-    let mut upload = house.engine.upload(&place, &Principal::Operator, &id).await.unwrap();
-    upload.append(vec![bytes.into()]).await.unwrap();
-    upload.finish(&digest).await.unwrap();
+    let pushed = Content::random(7, SIZE);
+    house.push(&pushed).await.unwrap();
     let head = async || {
         let want = BlobWant { want: Want::Head, range: RangeRequest::Whole };
-        house.engine.blob(&place, &digest, want).await
+        house.engine.blob(&place, &pushed.digest, want).await
     };
     house.ledger.is(Mood::ConflictsAtHolder);
     let refused = head().await.expect_err("somebody else was faster each time");

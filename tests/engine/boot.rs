@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use binaryrepo::engine::{MaxSize, Settings, Verdict, Want};
-use binaryrepo::meta::{DraftRow, LinkRow, MetaExt as _, RepositoryRow, TagRow};
+use binaryrepo::meta::{CopyRow, DraftRow, LinkRow, MetaExt as _, RepositoryRow, TagRow};
 use binaryrepo::store::Call;
 
 use super::house::{House, drain, roomy};
@@ -136,4 +136,27 @@ async fn a_removed_repository_leaves_no_rows() {
     house.add("hub", binaryrepo::engine::RemoteSpec::new(registry.url())).await;
     registry.shelf().untag("a/b", "latest");
     house.manifest("a/b", "latest", Want::Body).await.unwrap_err();
+}
+
+/// Its row used to go although its file had come: it was taken for the one that was seen without a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_and_is_fetched_again_while_files_are_looked_for_keeps_its_row() {
+    let registry = Registry::open().await;
+    let (house, layer) = House::cold(&registry, SIZE).await;
+    house.add_local().await;
+    house.push(&layer).await.unwrap();
+    std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
+    // All directories of its algorithm have been listed, and some of the other one's.
+    let listing = rig::Gate::default();
+    house.disk.hold_after(400, Call::List, &listing);
+    let house = house.restart().await;
+    house.eventually("its place has been looked at", |_| listing.is_reached()).await;
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
+    house.rest().await;
+    listing.open();
+    let loaded = async || house.engine.status().await.counts.loaded.then_some(());
+    found("it is known what lies here", loaded).await;
+    let row = house.ledger.get::<CopyRow>(&layer.digest).unwrap().expect("it lies here");
+    assert!(row.durable, "it was acknowledged once");
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
 }

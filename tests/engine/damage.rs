@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::house::{House, roomy};
 use super::rig::{Disk, Gate};
 use super::support::image::Content;
+use super::support::patience::found;
 use super::support::upstream::Registry;
 
 const SIZE: usize = 300_000;
@@ -133,7 +134,9 @@ async fn what_is_being_set_aside_is_not_swept_away_meanwhile() {
         let (house, layer) = (house.clone(), layer.clone());
         async move { house.pulled("a/b", &layer).await }
     });
-    // Time enough for a sweep that waits for nobody.
+    let sweeping = async || (house.engine.status().await.counts.evicting > 0).then_some(());
+    found("its sweep was started", sweeping).await;
+    // Time enough for one that waits for nobody.
     tokio::time::sleep(Duration::from_millis(200)).await;
     gate.open();
     assert_eq!(next.await.unwrap(), Verdict::Miss);

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use binaryrepo::engine::{BlobWant, ErrorKind, Purge, Settings, Verdict, Want};
+use binaryrepo::engine::{BlobWant, ErrorKind, ManifestPush, Purge, Settings, Verdict, Want};
 use binaryrepo::meta::{DocumentRow, MetaExt as _};
-use binaryrepo::names::{Digest, RangeRequest};
+use binaryrepo::names::{Digest, MediaType, RangeRequest};
 
-use super::house::{House, pass, roomy};
+use super::house::{House, pass, roomy, scope};
 use super::rig::Mood;
 use super::support::fault::Fault;
-use super::support::image::{Content, Image};
+use super::support::image::{Content, Image, Index};
 use super::support::upstream::Registry;
 
 /// What is done about once a minute has been done.
@@ -190,4 +190,147 @@ async fn a_manifest_that_comes_meanwhile_keeps_what_it_names() {
     assert!(registry.log().is_empty());
     head(&house, "a/b", &old.config).await.unwrap();
     assert_eq!(registry.log().len(), 1);
+}
+
+/// Has more manifests fetched than the cap allows, all of them newer than those that are there.
+async fn fill(registry: &Registry, house: &House) {
+    for seed in 100..120 {
+        pass(Duration::from_secs(6)).await;
+        let other = Image::new(seed, &[10]);
+        registry.add_image("a/others", "latest", &other);
+        house.manifest("a/others", &other.manifest.digest.to_string(), Want::Body).await.unwrap();
+    }
+}
+
+/// It used to lose its tag and its links all the same, and only the document stayed.
+#[tokio::test]
+async fn what_is_fetched_again_while_the_cap_is_at_work_stays() {
+    let registry = Registry::open().await;
+    let [old, again] = [1, 2].map(|seed| Image::new(seed, &[10]));
+    let house = capped(&registry).await;
+    registry.add_image("a/b", "old", &old);
+    house.manifest("a/b", "old", Want::Body).await.unwrap();
+    // Are looked at as well, for a manifest of their own. One of them may be the first of all.
+    let images = [1, 2, 3].map(|number| format!("a/own{number}"));
+    for image in &images {
+        registry.add_image(image, "own", &again);
+        house.manifest(image, "own", Want::Body).await.unwrap();
+    }
+    house.ledger.is(Mood::HoldsUnlinking);
+    fill(&registry, &house).await;
+    pass(A_WHILE).await;
+    house.eventually("links are being removed", |house| house.ledger.held() > 0).await;
+    for image in &images {
+        registry.add_image(image, "latest", &old);
+        house.manifest(image, "latest", Want::Body).await.unwrap();
+    }
+    house.ledger.is(Mood::Well);
+    house.eventually("the cap is kept", |house| !lies_here(house, &again.manifest.digest)).await;
+
+    assert!(lies_here(&house, &old.manifest.digest));
+    registry.forget();
+    for image in &images {
+        let again = house.manifest(image, "latest", Want::Body).await.unwrap();
+        assert_eq!(again.verdict, Verdict::Hit, "{image}: it was fetched a moment ago");
+        for blob in old.blobs() {
+            head(&house, image, blob).await.unwrap();
+        }
+    }
+    assert!(registry.log().is_empty());
+}
+
+/// Who makes room for an upload used to wait until the last link was removed.
+#[tokio::test]
+async fn while_the_cap_is_at_work_the_space_is_looked_at() {
+    let registry = Registry::open().await;
+    let old = Image::new(1, &[10]);
+    registry.add_image("a/b", "old", &old);
+    let house = capped(&registry).await;
+    house.manifest("a/b", "old", Want::Body).await.unwrap();
+    house.ledger.is(Mood::HoldsUnlinking);
+    fill(&registry, &house).await;
+    pass(A_WHILE).await;
+    house.eventually("links are being removed", |house| house.ledger.held() > 0).await;
+    let room = 100 << 20;
+    house.disk.is_small(house.dir.path(), room);
+    pass(Duration::from_secs(11)).await;
+    let limit = |house: &House| house.metric("binaryrepo_cache_limit_bytes");
+    house.eventually("the disk is known to be small", |house| limit(house) <= room).await;
+    assert_eq!(house.ledger.held(), 1, "and it is at work all the time");
+    house.ledger.is(Mood::Well);
+    house.eventually("the cap is kept", |house| !lies_here(house, &old.manifest.digest)).await;
+}
+
+/// The note of its last use used to put all of the row back as it was before.
+#[tokio::test]
+async fn a_manifest_that_is_pushed_while_its_use_is_noted_is_as_it_was_pushed() {
+    let registry = Registry::open().await;
+    let manifest = Content::new(r#"{"schemaVersion":2,"layers":[]}"#);
+    registry.shelf().add_manifest("a/b", Image::MEDIA_TYPE, &manifest);
+    let house = House::new(&registry).await;
+    house.add_local().await;
+    for _ in 0..2 {
+        house.manifest("a/b", &manifest.digest.to_string(), Want::Body).await.unwrap();
+        pass(Duration::from_secs(6)).await;
+    }
+    house.ledger.is(Mood::HoldsDocuments);
+    pass(Duration::from_secs(700)).await;
+    house.eventually("its use is being noted", |house| house.ledger.held() > 0).await;
+    let reference = "v1".parse().unwrap();
+    let media_type = MediaType::parse("application/vnd.docker.distribution.manifest.v2+json");
+    let push = ManifestPush {
+        reference,
+        media_type: media_type.clone(),
+        bytes: manifest.bytes.clone(),
+        tags: vec![],
+    };
+    house.engine.push_manifest(&scope(&house.engine, "own", "a/b"), push).await.unwrap();
+    let row = |house: &House| house.ledger.get::<DocumentRow>(&manifest.digest).unwrap().unwrap();
+    let pushed = row(&house);
+    house.ledger.is(Mood::Well);
+    house.eventually("it is noted", |house| row(house).last_used_ms != pushed.last_used_ms).await;
+    assert_eq!(row(&house).media_type, media_type.unwrap().to_string());
+}
+
+/// Whatever a digest's purge is to take away was still readable for who knew the platform's digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_index_go_the_manifests_that_only_it_names() {
+    let registry = Registry::open().await;
+    let index = Index::new(40, &["amd64", "arm64", "s390x"], &[1_000]);
+    registry.add_index("a/b", "latest", &index);
+    let [alone, tagged, shared] = [0, 1, 2].map(|number| &index.images[number]);
+    let other = Content::new(
+        String::from_utf8(index.manifest.bytes.to_vec())
+            .unwrap()
+            .replace(&alone.manifest.digest.to_string(), &shared.manifest.digest.to_string())
+            .replace(&tagged.manifest.digest.to_string(), &shared.manifest.digest.to_string()),
+    );
+    registry.shelf().add_manifest("a/b", Index::MEDIA_TYPE, &other);
+    registry.shelf().tag("a/b", "amd64", tagged.manifest.digest);
+    let house = House::new(&registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    house.manifest("a/b", &other.digest.to_string(), Want::Body).await.unwrap();
+    for image in &index.images {
+        cache(&house, "a/b", &image.manifest.digest.to_string(), image).await;
+    }
+    house.manifest("a/b", "amd64", Want::Body).await.unwrap();
+    let hub = "hub".parse().unwrap();
+    let purged = house.engine.purge(&hub, Purge::Digest(index.manifest.digest)).await.unwrap();
+    assert_eq!((purged.documents, purged.blobs), (2, 2), "the index, and what only it gave");
+
+    registry.forget();
+    for image in [tagged, shared] {
+        let digest = image.manifest.digest.to_string();
+        assert_eq!(house.manifest("a/b", &digest, Want::Body).await.unwrap().verdict, Verdict::Hit);
+        for blob in image.blobs() {
+            head(&house, "a/b", blob).await.unwrap();
+        }
+    }
+    assert!(registry.log().is_empty(), "these have another reason to stay");
+    registry.always("/v2/", Fault::status(404));
+    let gone = house.manifest("a/b", &alone.manifest.digest.to_string(), Want::Body).await;
+    assert_eq!(gone.map_err(|error| error.kind).map(|it| it.digest), Err(ErrorKind::ManifestUnknown));
+    for blob in alone.blobs() {
+        assert_eq!(head(&house, "a/b", blob).await, Err(ErrorKind::BlobUnknown));
+    }
 }

@@ -1,8 +1,7 @@
 //! What is on the disk before anything is acknowledged: in which order, and what becomes of it where that fails.
 
-use binaryrepo::engine::{Engine, EngineError, LocalSpec, ManifestPush, Principal, RepositorySpec, Verdict};
+use binaryrepo::engine::{EngineError, ManifestPush, Verdict};
 use binaryrepo::meta::{Batch, CopyRow, Durability, Meta as _, MetaExt as _};
-use binaryrepo::names::Algorithm;
 use binaryrepo::store::Call;
 use rustix::io::Errno;
 
@@ -14,19 +13,10 @@ use super::support::upstream::Registry;
 /// A house with a local repository, and a layer that a pull has left here: renamed, never synced.
 async fn house(registry: &Registry) -> (House, Content) {
     let (house, layer) = House::cold(registry, 200_000).await;
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
+    house.add_local().await;
     assert_eq!(house.pulled("a/b", &layer).await, Verdict::Miss);
     house.rest().await;
     (house, layer)
-}
-
-async fn push(engine: &Engine, blob: &Content) -> Result<u64, EngineError> {
-    let place = scope(engine, "own", "a/b");
-    let id = engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await?;
-    let mut upload = engine.upload(&place, &Principal::Operator, &id).await?;
-    upload.append(vec![blob.bytes.clone()]).await?;
-    upload.finish(&blob.digest).await
 }
 
 async fn mount(house: &House, blob: &Content) -> Result<bool, EngineError> {
@@ -61,7 +51,7 @@ async fn bytes_then_name_then_rows() {
     let registry = Registry::open().await;
     let (house, layer) = house(&registry).await;
     house.disk.trail.begin();
-    push(&house.engine, &Content::random(1, 300_000)).await.unwrap();
+    house.push(&Content::random(1, 300_000)).await.unwrap();
     let pushed = [
         Step::Call(Call::Write),
         Step::Call(Call::Sync),
@@ -119,7 +109,7 @@ async fn a_manifest_waits_until_what_it_names_is_on_the_disk() {
     for call in [Call::Sync, Call::SyncDirectory] {
         let (house, _) = house(&registry).await;
         for blob in image.blobs() {
-            push(&house.engine, blob).await.unwrap();
+            house.push(blob).await.unwrap();
         }
         // As a file is that a start found without its row.
         let layer = &image.layers[0];
@@ -132,7 +122,7 @@ async fn a_manifest_waits_until_what_it_names_is_on_the_disk() {
         tag(&house, &image).await.expect_err("its layer is not on the disk");
         house.disk.heal();
         tag(&house, &image).await.expect_err("nobody knows what the disk has of it");
-        push(&house.engine, layer).await.unwrap();
+        house.push(layer).await.unwrap();
         tag(&house, &image).await.unwrap();
     }
 }

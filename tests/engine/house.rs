@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use binaryrepo::engine::{
-    BlobAnswer, BlobWant, Engine, EngineError, Ground, Manifest, MaxSize, Reader, RemoteSpec, Repository,
-    RepositorySpec, Scope, Settings, Verdict, Want,
+    BlobAnswer, BlobWant, Engine, EngineError, Ground, LocalSpec, Manifest, MaxSize, Principal, Reader,
+    RemoteSpec, Repository, RepositorySpec, Scope, Settings, Verdict, Want,
 };
 use binaryrepo::meta::{Options, RedbMeta};
-use binaryrepo::names::{Digest, RangeRequest};
+use binaryrepo::names::{Algorithm, Digest, RangeRequest};
 use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
 use tempfile::TempDir;
@@ -19,6 +18,7 @@ use crate::rig::{Disk, Ledger};
 use crate::support::image::{Content, Image};
 use crate::support::metrics::counted;
 use crate::support::patience::found;
+pub use crate::support::patience::pass;
 use crate::support::upstream::Registry;
 
 pub struct House {
@@ -82,6 +82,21 @@ impl House {
     pub async fn add(&self, name: &str, spec: RemoteSpec) {
         let spec = RepositorySpec::Remote(Box::new(spec));
         self.engine.repositories().create(name.parse().unwrap(), spec).await.unwrap();
+    }
+
+    /// The local repository `own`.
+    pub async fn add_local(&self) {
+        let spec = RepositorySpec::Local(LocalSpec::default());
+        self.engine.repositories().create("own".parse().unwrap(), spec).await.unwrap();
+    }
+
+    /// Into the image `a/b` of `own`.
+    pub async fn push(&self, blob: &Content) -> Result<u64, EngineError> {
+        let place = scope(&self.engine, "own", "a/b");
+        let id = self.engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await?;
+        let mut upload = self.engine.upload(&place, &Principal::Operator, &id).await?;
+        upload.append(vec![blob.bytes.clone()]).await?;
+        upload.finish(&blob.digest).await
     }
 
     /// An orderly stop and a new start.
@@ -189,13 +204,6 @@ pub fn roomy() -> Settings {
 
 pub fn whole() -> BlobWant {
     BlobWant { want: Want::Body, range: RangeRequest::Whole }
-}
-
-/// As if so much time had gone by, in a test of one thread.
-pub async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 pub fn scope(engine: &Engine, repository: &str, image: &str) -> Scope {

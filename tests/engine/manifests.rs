@@ -5,7 +5,7 @@ use std::time::Duration;
 use binaryrepo::clock::{Clock, Millis};
 use binaryrepo::engine::{ErrorKind, Settings, Timeouts, Verdict, Want};
 
-use super::house::{House, roomy};
+use super::house::{House, pass, roomy};
 use super::support::fault::{Fault, Gate};
 use super::support::image::Image;
 use super::support::upstream::{Access, Options, Registry};
@@ -136,6 +136,77 @@ async fn a_tag_that_moved_is_waited_for_once() {
     assert_eq!(registry.asked("GET /v2/a/b/manifests/").len(), 2, "the cold one, and the one that went on");
     let manifest = house.manifest("a/b", "latest", Want::Body).await.unwrap();
     assert_eq!((manifest.verdict, manifest.bytes), (Verdict::Revalidated, new.manifest.bytes));
+}
+
+/// Two seconds are for who can be served something else. Where a layer of that is not here, the upstream has the time
+/// that it has for what was never cached; it used to be a 504.
+#[tokio::test]
+async fn a_tag_of_which_not_all_is_here_is_waited_for_as_long_as_it_takes() {
+    let registry = Registry::open().await;
+    let images = [34, 35, 36, 39].map(|seed| Image::new(seed, &[1_000]));
+    registry.add_image("a/b", "latest", &images[0]);
+    let house = aged(&registry).await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    let cases = [("HEAD", Want::Body), ("GET", Want::Body), ("GET", Want::Head)];
+    for ((held, want), new) in cases.into_iter().zip(&images[1..]) {
+        registry.add_image("a/b", "latest", new);
+        registry.forget();
+        let (gate, at) = (Gate::closed(), format!("{held} /v2/a/b/manifests/"));
+        registry.script(&at, [Fault::Hold(gate.clone())]);
+        let slowly = async {
+            house.eventually("it is asked", |_| !registry.asked(&at).is_empty()).await;
+            pass(Duration::from_secs(3)).await;
+            // Time to be sent away.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            gate.open();
+        };
+        let (manifest, ()) = tokio::join!(house.manifest("a/b", "latest", want), slowly);
+        let manifest = manifest.unwrap();
+        assert_eq!(
+            (manifest.verdict, manifest.digest),
+            (Verdict::Miss, new.manifest.digest),
+            "{held} {want:?}"
+        );
+        house.rest().await;
+        assert_eq!(registry.log().len(), 2, "{held} {want:?}: one HEAD, one GET");
+    }
+}
+
+/// The proof that the rest of an image can be had is waited for no longer than its manifest is.
+#[tokio::test]
+async fn a_proof_is_waited_for_no_longer_than_the_tag() {
+    let registry = Registry::open().await;
+    let (old, new) = (Image::new(37, &[1_000]), Image::new(38, &[1_000]));
+    registry.add_image("a/b", "latest", &old);
+    let house = House::with(&registry, |spec| {
+        spec.tag_ttl = Duration::from_secs(60);
+        spec.negative_ttl = Duration::from_millis(300);
+    })
+    .await;
+    house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    for blob in old.blobs() {
+        house.pull("a/b", &blob.digest).await.unwrap().whole();
+    }
+    house.rest().await;
+    // The tag is known to have moved, and its manifest has come by another one's name.
+    pass(Duration::from_secs(61)).await;
+    registry.add_image("a/b", "latest", &new);
+    registry.shelf().tag("a/b", "new", new.manifest.digest);
+    registry.always("GET /v2/a/b/manifests/", Fault::status(503));
+    assert_eq!(house.manifest("a/b", "latest", Want::Body).await.unwrap().verdict, Verdict::Stale);
+    registry.behave();
+    // A failure is remembered for some seconds.
+    pass(Duration::from_secs(10)).await;
+    house.manifest("a/b", "new", Want::Body).await.unwrap();
+    // Its layers cannot be had.
+    registry.always("/blobs/", Fault::status(503));
+    house.pull("a/b", &new.layers[0].digest).await.unwrap_err();
+    registry.behave();
+    registry.always("/blobs/", Fault::silence());
+    let clock = Clock::new();
+    let manifest = house.manifest("a/b", "latest", Want::Body).await.unwrap();
+    assert_eq!((manifest.verdict, manifest.digest), (Verdict::Stale, old.manifest.digest));
+    assert!(clock.now() < BOUND, "{:?}", clock.now());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -209,6 +209,8 @@ pub enum Mood {
     HoldsUnlinking,
     /// Lets whoever notes who holds a digest wait, until the mood is another one.
     HoldsLinking,
+    /// Lets whoever changes a manifest on what they saw of it wait, until the mood is another one.
+    HoldsDocuments,
 }
 
 /// A metadata store with moods, which counts the rows that are read.
@@ -340,9 +342,14 @@ impl Meta for Ledger {
                 self.hold(batch, mood)
             }
             Mood::HoldsLinking if notes_a_holder(&batch) => self.hold(batch, mood),
-            Mood::HoldsTags | Mood::ConflictsAtHolder | Mood::HoldsUnlinking | Mood::HoldsLinking => {
-                self.inner.apply(batch)
+            Mood::HoldsDocuments if format!("{batch:?}").contains("Requirement { table: Document") => {
+                self.hold(batch, mood)
             }
+            Mood::HoldsTags
+            | Mood::ConflictsAtHolder
+            | Mood::HoldsUnlinking
+            | Mood::HoldsLinking
+            | Mood::HoldsDocuments => self.inner.apply(batch),
             Mood::PanicsAtCopy if !format!("{batch:?}").contains("table: Copy") => self.inner.apply(batch),
             Mood::Panics | Mood::PanicsAtCopy => {
                 self.is(Mood::Well);

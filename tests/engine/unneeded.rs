@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use binaryrepo::engine::{LocalSpec, Principal, RemoteSpec, RepositorySpec, Verdict, Want};
-use binaryrepo::names::Algorithm;
+use binaryrepo::engine::{RemoteSpec, RepositorySpec, Verdict, Want};
 
 use super::house::{House, drain, scope, whole};
 use super::support::fault::{Fault, Gate};
-use super::support::image::Content;
 use super::support::patience::found;
 use super::support::upstream::{Options, Registry};
 
@@ -26,7 +24,8 @@ async fn a_fetch_ends_where_a_push_brings_the_same_bytes_first() {
     let waiting = house.blob("a/b", &layer.digest, "");
     let pushing = async {
         house.until_waiting(1).await;
-        push(&house, &layer).await;
+        house.add_local().await;
+        house.push(&layer).await.unwrap();
     };
     let (answer, ()) = tokio::join!(waiting, pushing);
     let answer = answer.unwrap();
@@ -45,11 +44,28 @@ async fn a_fetch_ends_where_a_push_brings_the_same_bytes_first() {
 /// It used to go on to the last byte, which nobody could find any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_that_nobody_reads_ends_with_its_repository() {
+    ends_after(async |house| remove(house, "hub").await).await;
+}
+
+/// What comes is the old upstream's, and the new one must say itself what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_nobody_reads_ends_where_its_remote_is_pointed_elsewhere() {
+    let other = Registry::open().await;
+    ends_after(async |house| {
+        let elsewhere = RepositorySpec::Remote(Box::new(RemoteSpec::new(other.url())));
+        house.engine.update_repository(&"hub".parse().unwrap(), elsewhere).await.unwrap();
+    })
+    .await;
+    assert!(other.log().is_empty());
+}
+
+/// A fetch goes on for who reads after this was done, and ends when they leave.
+async fn ends_after(deed: impl AsyncFnOnce(&House)) {
     let registry = Registry::start(Options { connection_rate: Some(SLOW), ..Options::default() }).await;
     let (house, layer) = House::cold(&registry, SIZE).await;
     let sent = || registry.asked(&layer.digest.to_string())[0].bytes_sent;
     let reading = house.blob("a/b", &layer.digest, "").await.unwrap();
-    remove(&house, "hub").await;
+    deed(&house).await;
     let before = sent();
     house.eventually("it goes on for who reads", |_| sent() > before + (SLOW >> 2)).await;
     drop(reading);
@@ -84,16 +100,6 @@ async fn a_fetch_goes_on_without_its_repository_while_somebody_reads() {
     house.rest().await;
     assert_eq!(registry.asked(&layer.digest.to_string()).len(), 1);
     nothing_is_wrong(&house);
-}
-
-async fn push(house: &House, content: &Content) {
-    let local = RepositorySpec::Local(LocalSpec::default());
-    house.engine.repositories().create("own".parse().unwrap(), local).await.unwrap();
-    let (place, pusher) = (scope(&house.engine, "own", "a/b"), Principal::Operator);
-    let id = house.engine.start_upload(&place, &pusher, Algorithm::Sha256).await.unwrap();
-    let mut upload = house.engine.upload(&place, &pusher, &id).await.unwrap();
-    upload.append(vec![content.bytes.clone()]).await.unwrap();
-    upload.finish(&content.digest).await.unwrap();
 }
 
 async fn remove(house: &House, name: &str) {

@@ -1,4 +1,4 @@
-//! Waiting for what comes: by asking again and again, for as long as the slowest machine may take.
+//! Waiting for what comes: by asking again and again, for as long as the slowest machine may take; or by letting time go by.
 
 use std::time::Duration;
 
@@ -25,4 +25,11 @@ pub async fn within<T>(patience: Duration, mut ask: impl AsyncFnMut() -> Option<
         }
     };
     timeout(patience, asking).await.ok()
+}
+
+/// As if so much time had gone by, in a test of one thread.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
 }

@@ -145,16 +145,16 @@ impl Notes {
             Some(row) => batch.require_equal(digest, row),
             None => batch.require_absent::<CopyRow>(digest),
         };
-        if !there.is_some_and(|row| row.durable) {
-            let copy = CopyRow {
-                size,
-                durable: pushed,
-                epoch: self.shared.epoch,
-                last_used_ms: self.shared.clock.wall().0,
-                upstream: source.repository.0,
-            };
-            batch.put(digest, &copy);
-        }
+        // Written anew also where it stays what it promises: who saw it without its file takes it away else.
+        let promised = there.filter(|row| row.durable);
+        let copy = CopyRow {
+            size,
+            durable: pushed || promised.is_some(),
+            epoch: self.shared.epoch,
+            last_used_ms: self.shared.clock.wall().0,
+            upstream: promised.map_or(source.repository.0, |row| row.upstream),
+        };
+        batch.put(digest, &copy);
         // A repository that was removed meanwhile gets no link: nobody would ever remove it.
         if self.shared.repositories.by_id(source.repository).is_some() {
             batch.require_present::<RepositoryRow>(&source.repository);

@@ -193,6 +193,8 @@ async fn what_a_client_chose_is_cut_and_escaped() {
     let fields = log.lines()[0].clone();
     assert_eq!(fields["path"].as_str().expect("text").len(), LONGEST_FIELD);
     assert_eq!(fields["user_agent"], "red\\xff\\t\\\"");
+    finish(answer(&envelope, request(&"M".repeat(4000), "/v2/", &[HOST]), peer(), ok).await).await;
+    assert_eq!(log.lines()[1]["method"], "M".repeat(LONGEST_FIELD));
     assert_eq!(clean("\r\n\x1b[0m"), "\\r\\n\\x1b[0m");
 }
 
