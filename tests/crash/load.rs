@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 /// Images that are promised from one cleanup to the next.
 const KEPT: usize = 20;
+/// Seeds of images that nobody asks for before: 77,000 is another's.
+const LATE: u64 = 100_000;
 const PULLERS: usize = 8;
 const PUSHERS: usize = 3;
 /// Bytes; from those that are answered whole from memory to those that take a while.
@@ -162,6 +164,20 @@ impl World {
             let layer = &layers[random.usize(..layers.len())];
             let line = format!("GET /v2/a/n{number}/blobs/{}", layer.digest);
             registry.script(&line, [Fault::CloseAt(random.u64(1..layer.size()))]);
+        }
+    }
+
+    /// An image that nobody asked for before: its layer breaks off half-way, and goes on. Whether a kill leaves the others
+    /// time for that is chance.
+    pub async fn breaks_off_and_goes_on(&self, registry: &Registry, server: SocketAddr, round: u64) {
+        let (name, image) = (format!("a/late{round}"), Image::new(LATE + round, &[300_000]));
+        registry.add_image(&name, "latest", &image);
+        let manifest = ("manifests/latest".to_owned(), &image.manifest);
+        let layer = (format!("blobs/{}", image.layers[0].digest), &image.layers[0]);
+        registry.script(&format!("GET /v2/{name}/{}", layer.0), [Fault::CloseAt(150_000)]);
+        for (what, content) in [manifest, layer] {
+            let got = Ask::get(format!("/v2/hub/{name}/{what}")).send(server, &content.bytes).await;
+            assert!(got.is_whole(), "{got:?}");
         }
     }
 

@@ -66,6 +66,7 @@ async fn a_killed_server_loses_nothing_it_promised_and_serves_nothing_wrong() {
         if look {
             world.take_in(load.stop().await);
             registry.behave();
+            world.breaks_off_and_goes_on(&registry, server.address, round).await;
             world.all_is_there(server.address).await;
             world.forget_most(server.address).await;
             world.all_is_there(server.address).await;
