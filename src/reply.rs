@@ -68,12 +68,14 @@ pub struct Note {
 }
 
 /// What a request names.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct About {
     pub repository: RepositoryName,
     pub image: Option<ImageName>,
     /// As text: the log tells it again and again.
     pub reference: Option<Box<str>>,
+    /// Its path, where that came before: names and a reference by their grammar, as all that stands here.
+    pub path: Option<Box<str>>,
 }
 
 impl Note {
@@ -83,7 +85,7 @@ impl Note {
 
     /// About a repository as a whole.
     pub fn on(self, repository: RepositoryName) -> Self {
-        Self { about: Some(Arc::new(About { repository, image: None, reference: None })), ..self }
+        Self { about: Some(Arc::new(About { repository, image: None, reference: None, path: None })), ..self }
     }
 }
 

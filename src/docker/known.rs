@@ -13,7 +13,7 @@ use http::request::Parts;
 use super::Context;
 use super::route::Action;
 use crate::engine::{Repositories, Scope};
-use crate::reply::Note;
+use crate::reply::{About, Note};
 
 /// How many paths each thread knows, each of some hundred bytes. A thread that meets more begins anew.
 const MOST: usize = 1_024;
@@ -66,7 +66,11 @@ impl<'a> Asked<'a> {
     }
 
     /// To be called with what was found after [`Self::of`].
-    pub fn know(&self, scope: Scope, action: Action, note: Note) {
+    pub fn know(&self, scope: Scope, action: Action, mut note: Note) {
+        note.about = note.about.map(|about| {
+            let path = Some(self.path.into());
+            Arc::new(About { path, ..About::clone(&about) })
+        });
         let known = Known { host: self.host.into(), version: self.version, scope, action, note };
         KNOWN.with_borrow_mut(|tables| {
             let table = &mut tables[usize::from(self.is_head)];

@@ -388,7 +388,7 @@ fn about(scope: &Scope, action: &Action) -> Arc<About> {
     };
     let reference = reference.map(|reference| reference.to_string().into());
     let (repository, image) = (scope.repository.name.clone(), Some(scope.image.clone()));
-    Arc::new(About { repository, image, reference })
+    Arc::new(About { repository, image, reference, path: None })
 }
 
 /// In the code of what was asked for.

@@ -71,7 +71,10 @@ impl Envelope {
         let caller = Caller::read(&parts, peer, &self.trusted_proxies).map_err(HeadFault::from);
         let caller = match caller.and_then(|caller| check(&parts, &body).map(|()| caller)) {
             Ok(caller) => caller,
-            Err(fault) => return now(self.send(rejected(&fault), line, is_head, Way::Copied)),
+            Err(fault) => {
+                line.see(&parts);
+                return now(self.send(rejected(&fault), line, is_head, Way::Copied));
+            }
         };
         line.client = caller.client;
         // A proxy reads the bytes itself, and on this machine that costs it more than it saves us.
@@ -80,8 +83,12 @@ impl Envelope {
         let reply = catch_unwind(AssertUnwindSafe(|| at_once(&arrival)))
             .unwrap_or_else(|_| Some(panic_reply(line.request_id.as_str())));
         if let Some(reply) = reply {
+            if reply.note.about.as_ref().is_none_or(|about| about.path.is_none()) {
+                line.see(&arrival.parts);
+            }
             return now(self.send(reply, line, is_head, way));
         }
+        line.see(&arrival.parts);
         let waiting = later(arrival);
         // Boxed: it is large and rare, and what is answered at once would be moved about in as large a place.
         Either::Right(Box::pin(async move {
@@ -225,7 +232,8 @@ pub struct Line {
     /// `None` on the admin socket.
     client: Option<IpAddr>,
     method: Method,
-    /// Copies: the connection reads into the request's own memory again, once nobody holds a part of it.
+    /// Copies: the connection reads into the request's own memory again, once nobody holds a part of it. Empty where the
+    /// note tells the path.
     path: String,
     agent: Option<String>,
     request_id: RequestId,
@@ -246,8 +254,7 @@ impl Line {
             start: envelope.clock.now(),
             client: peer.address(),
             method: parts.method.clone(),
-            // The path alone: a query may carry a signature.
-            path: clean(parts.uri.path()).into_owned(),
+            path: String::new(),
             agent: parts.headers.get(USER_AGENT).map(|agent| match agent.to_str() {
                 Ok(agent) => clean(agent).into_owned(),
                 Err(_) => escaped(agent.as_bytes()),
@@ -262,6 +269,11 @@ impl Line {
         }
     }
 
+    /// The path alone: a query may carry a signature.
+    fn see(&mut self, parts: &Parts) {
+        self.path = clean(parts.uri.path()).into_owned();
+    }
+
     fn write(&self, log: &AccessLog) {
         let end = self.end.unwrap_or_else(|| self.envelope.clock.now());
         let user = self.note.user.as_ref().map(|user| clean(user));
@@ -271,7 +283,7 @@ impl Line {
             client: self.client.map_or(Client::By(ADMIN_SOCKET), Client::Address),
             // A token of HTTP's: nothing in it needs quotes. It may be long, as all that a client chose.
             method: self.method.as_str().get(..LONGEST_FIELD).unwrap_or(self.method.as_str()),
-            path: &self.path,
+            path: about.and_then(|about| about.path.as_deref()).unwrap_or(&self.path),
             status: self.code(),
             bytes: self.bytes,
             duration_ms: millis(end, self.start),

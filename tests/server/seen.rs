@@ -70,6 +70,17 @@ async fn every_request_has_one_line_that_can_be_found_by_its_id() {
     assert!(line["user_agent"].as_str().unwrap().starts_with("docker/20.10 "), "{line}");
     assert!(!line.to_string().contains("hidden"), "a query may hold a signature: {line}");
 
+    // The same where it was understood long before, by each of the threads that serve.
+    let path = manifest("redis", "7");
+    for number in 0..40 {
+        let answer = server.get(&path).await;
+        let line = server.access_line(&path, number);
+        assert_eq!(line["req_id"].as_str(), answer.header("x-request-id"));
+        let named = ["path", "action", "repository", "image", "reference"].map(|field| line[field].as_str());
+        let expected = [path.as_str(), "manifest.get", "docker-remote", "library/redis", "7"].map(Some);
+        assert_eq!(named, expected, "{line}");
+    }
+
     // What a trusted proxy says is written down, and what anybody else says is not.
     let by_proxy = |from: &str, path: &str| {
         let ask = Ask::get(path).from(from).header("X-Request-Id", "from-nginx");
