@@ -100,7 +100,10 @@ impl Action {
             Self::TakeBack { repository, .. } => ("api.grant.remove", repository.as_ref()),
         };
         let note = Note::of(action);
-        repository.cloned().map_or_else(|| note.clone(), |repository| note.clone().on(repository))
+        match repository {
+            Some(repository) => note.on(repository.clone()),
+            None => note,
+        }
     }
 }
 

@@ -96,13 +96,19 @@ async fn the_last_copy_of_what_was_pushed_stays_until_it_is_pushed_again() {
     assert!(drain(answer.reader.unwrap()).await.whole() == pushed.bytes);
 }
 
+/// A layer of this registry's, which somebody has pushed here as well.
+async fn pushed_beside(registry: &Registry) -> (House, Content) {
+    let (house, layer) = House::cold(registry, 200_000).await;
+    house.add_local().await;
+    house.push(&layer).await.unwrap();
+    (house, layer)
+}
+
 /// It was acknowledged once: a power cut must not take it, whoever brought the bytes that lie here now.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_remote_brings_in_place_of_what_was_pushed_is_synced() {
     let registry = Registry::open().await;
-    let (house, layer) = House::cold(&registry, 200_000).await;
-    house.add_local().await;
-    house.push(&layer).await.unwrap();
+    let (house, layer) = pushed_beside(&registry).await;
     std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
     // The start finds its file missing.
     let house = house.restart().await;
@@ -123,9 +129,7 @@ async fn what_a_remote_brings_in_place_of_what_was_pushed_is_synced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pushed_and_is_lost_while_serving_is_fetched_past_the_cache_until_it_is_here_again() {
     let registry = Registry::open().await;
-    let (house, layer) = House::cold(&registry, 200_000).await;
-    house.add_local().await;
-    house.push(&layer).await.unwrap();
+    let (house, layer) = pushed_beside(&registry).await;
     assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
     std::fs::remove_file(house.file_of(&layer.digest)).unwrap();
     for _ in 0..2 {

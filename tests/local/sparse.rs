@@ -117,14 +117,20 @@ fn stamp(ledger: &Ledger, digest: &Digest) -> u64 {
     holder.stamp
 }
 
-/// A cleanup that looked before the manifest was there may be about to take what has just come: the manifest must not
-/// become visible beside it without holding it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blob_that_comes_or_goes_while_its_manifest_is_written_is_noticed() {
+/// A server that takes sparse manifests, what its metadata goes through, and a client.
+async fn sparse() -> (Workshop, Arc<Ledger>, Pusher) {
     let dir = tempfile::tempdir().unwrap();
     let (server, ledger) = Workshop::open(dir, Disk::default(), |meta| Arc::new(Ledger::over(meta))).await;
     let client = Pusher(server.address);
     wanted(client, true).await;
+    (server, ledger, client)
+}
+
+/// A cleanup that looked before the manifest was there may be about to take what has just come: the manifest must not
+/// become visible beside it without holding it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_comes_or_goes_while_its_manifest_is_written_is_noticed() {
+    let (server, ledger, client) = sparse().await;
     for (seed, comes) in [(3, true), (4, false)] {
         let image = Image::new(seed, &[500]);
         let layer = &image.layers[0];
@@ -168,10 +174,7 @@ async fn a_blob_that_comes_or_goes_while_its_manifest_is_written_is_noticed() {
 /// One after the other, they come between a look at the image and the commit that rests on it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_taken_while_all_that_it_names_arrives() {
-    let dir = tempfile::tempdir().unwrap();
-    let (server, ledger) = Workshop::open(dir, Disk::default(), |meta| Arc::new(Ledger::over(meta))).await;
-    let client = Pusher(server.address);
-    wanted(client, true).await;
+    let (server, ledger, client) = sparse().await;
     let image = Image::new(5, &[100; 20]);
     assert_eq!(client.blob("app", &image.config).await.status, 201);
     ledger.is(Mood::HoldsUnlinking);
