@@ -233,13 +233,9 @@ async fn a_backup_of_an_older_schema_is_upgraded_as_it_is_brought_back() {
     assert!(!kept, "it is in the backup as it was");
     assert_eq!(std::fs::read(backup.join("metadata-1.redb")).unwrap(), metadata);
     let server = Process::start(&restored, &[]);
-    assert!(
-        !server.log().iter().any(|line| line.contains("was upgraded")),
-        "it was before: {:?}",
-        server.log()
-    );
     assert_eq!(said(restored.path(), &["repo", "show", "docker-remote"])["username"], "somebody");
-    drop(server);
+    let log = server.whole_log();
+    assert!(!log.iter().any(|line| line.contains("was upgraded")), "it was before: {log:?}");
 }
 
 /// Killed at any moment, the first backup is none and a later one leaves the last one whole.

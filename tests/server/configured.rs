@@ -103,6 +103,6 @@ fn a_file_that_goes_later_keeps_no_server_from_starting() {
     std::fs::remove_file(&password).unwrap();
     let checked = check(&file, &data);
     assert!(checked.code == 0 && checked.err.contains("password_file"), "{checked:?}");
-    let server = start();
-    assert!(server.log().iter().any(|line| line.contains("cannot ask its upstream")), "{:?}", server.log());
+    let log = start().whole_log();
+    assert!(log.iter().any(|line| line.contains("cannot ask its upstream")), "{log:?}");
 }

@@ -161,9 +161,8 @@ async fn one_data_directory_has_one_server() {
 async fn a_long_path_costs_the_socket_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("d".repeat(120));
-    let mut server = Process::start_for_people(&data);
+    let server = Process::start_for_people(&data);
     assert_eq!(server.get("/healthz").await.status, 200);
-    assert!(server.log().iter().any(|line| line.contains("too long for a socket")), "{:?}", server.log());
     let args = ["repo", "list", "--data-dir", data.to_str().unwrap()];
     let beside = run(&args);
     assert_eq!(beside.code, 3, "{beside:?}");
@@ -171,8 +170,8 @@ async fn a_long_path_costs_the_socket_and_nothing_else() {
         beside.err.contains("in use by another binaryrepo") && beside.err.contains("--server"),
         "{beside:?}"
     );
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait(), 0);
+    let log = server.whole_log();
+    assert!(log.iter().any(|line| line.contains("too long for a socket")), "{log:?}");
     assert_eq!(run(&args).code, 0);
 }
 
@@ -261,12 +260,11 @@ async fn the_data_of_every_schema_is_opened_and_served() {
     for schema in 1..=SCHEMA {
         let dir = of_schema(schema);
         for upgrades in [schema < SCHEMA, false] {
-            let mut server = Process::start(&dir, &[]);
+            let server = Process::start(&dir, &[]);
             serves_the_fixture(&server, dir.path()).await;
-            let told = server.log().iter().any(|line| line.contains("the metadata was upgraded"));
-            assert_eq!(told, upgrades, "{schema}: {:?}", server.log());
-            server.signal(Signal::TERM);
-            assert_eq!(server.wait(), 0);
+            let log = server.whole_log();
+            let told = log.iter().any(|line| line.contains("the metadata was upgraded"));
+            assert_eq!(told, upgrades, "{schema}: {log:?}");
         }
         assert_eq!(dir.path().join(format!("meta.redb.schema-{schema}")).exists(), schema < SCHEMA);
     }
@@ -289,7 +287,7 @@ async fn an_upgrade_is_told_and_leaves_nothing_behind() {
     let draft = tmp.join("78");
     std::fs::write(&draft, "half a layer").unwrap();
 
-    let mut server = Process::start_for_people(dir.path());
+    let server = Process::start_for_people(dir.path());
     server.eventually("it greets", |server| server.printed().contains("try it:").then_some(()));
     let printed = server.printed();
     let kept = dir.path().join("meta.redb.schema-1");
@@ -299,11 +297,10 @@ async fn an_upgrade_is_told_and_leaves_nothing_behind() {
     ] {
         assert!(printed.contains(&line), "no `{line}` in:\n{printed}");
     }
-    let told = |words: &str| server.log().iter().any(|line| line.contains(words));
-    assert!(told("1 unfinished uploads belong to nobody and have ended"), "{:?}", server.log());
     assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 0, "{:?}", std::fs::read_dir(&tmp).unwrap().next());
-    server.signal(Signal::TERM);
-    assert_eq!(server.wait(), 0);
+    let log = server.whole_log();
+    let told = |words: &str| log.iter().any(|line| line.contains(words));
+    assert!(told("1 unfinished uploads belong to nobody and have ended"), "{log:?}");
     assert!(!run(&["ls", "--data-dir", path(&dir)]).err.contains("upgraded"));
 }
 

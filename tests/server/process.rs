@@ -150,6 +150,17 @@ impl Process {
 
     /// Stops it in order.
     pub fn end(mut self) {
+        self.stop();
+    }
+
+    /// Stops it in order, and gives all that it logged: what it logged before it answered or greeted may come after
+    /// that, for the log has a thread of its own.
+    pub fn whole_log(mut self) -> Vec<String> {
+        self.stop();
+        self.log()
+    }
+
+    fn stop(&mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.wait(), 0);
     }
@@ -169,7 +180,7 @@ impl Process {
         panic!("it does not end:\n{}", self.log().join("\n"));
     }
 
-    /// The lines of stderr so far.
+    /// The lines of stderr so far: see `whole_log`.
     pub fn log(&self) -> Vec<String> {
         self.stderr.so_far()
     }
