@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 binary=$1
 # Version 1.1.1 of the specification. Its own tag has an older suite; this one tests 1.1 by default, and much more.
 suite=github.com/opencontainers/distribution-spec/conformance
-commit=967efdc079b9
+version=v0.0.0-20260831232431-97274622c111
 out=$PWD/target/conformance
 page=docs/conformance.md
 work=$(mktemp -d)
@@ -41,9 +41,9 @@ not_run() {
 find_suite() {
     [ -z "${CONFORMANCE:-}" ] || return 0
     command -v go >/dev/null || not_run "the suite is a Go program, and Go is missing (apt-get install golang, or go.dev/dl)"
-    CONFORMANCE=$out/$commit/conformance
-    [ -x "$CONFORMANCE" ] || GOBIN=$out/$commit go install "$suite@$commit" ||
-        not_run "$suite@$commit cannot be installed by its module path; CONFORMANCE=PROGRAM names one that is there"
+    CONFORMANCE=$out/$version/conformance
+    [ -x "$CONFORMANCE" ] || GOBIN=$out/$version go install "$suite@$version" ||
+        not_run "$suite@$version cannot be installed by its module path; CONFORMANCE=PROGRAM names one that is there"
 }
 
 # Which suite it is: the version by which it was installed, or the commit from which it was built.
