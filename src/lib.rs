@@ -44,10 +44,12 @@ use std::iter;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -58,7 +60,7 @@ use crate::engine::{
     Engine, EngineError, LocalSpec, MaxSize, NewAccount, OpenError, RemoteSpec, Repository, RepositorySpec,
     Secret, Settings, Taken,
 };
-use crate::http::{Gate, Limits, Listener, Pace, Service};
+use crate::http::{Gate, Limits, Listener, Pace, Service, Threads};
 use crate::meta::{AccessTokenRow, AccountRow, MetaError, RepositoryRow, Row as _, Snapshots};
 use crate::names::RepositoryName;
 use crate::telemetry::Metrics;
@@ -130,6 +132,12 @@ pub async fn serve(
     let address = config.server.listen;
     let listener = Listener::tcp(address).map_err(|source| StartError::Listen { address, source })?;
     let address = listener.local_address().unwrap_or(address);
+    // They outlive the engine: connections to upstreams that were opened on them serve it too.
+    let workers = Handle::current().metrics().num_workers();
+    let threads = Threads::start(workers, "connections").map_err(|error| {
+        StartError::Failed(format!("the threads of the connections cannot be started: {error}"))
+    })?;
+    let threads = Arc::new(threads);
     let created = is_new(&config);
     if created {
         // Nothing is made for a server that will not start.
@@ -175,8 +183,8 @@ pub async fn serve(
         ..Limits::default()
     };
     let grace = config.server.shutdown_grace;
-    let stopped =
-        http::serve(iter::once(listener).chain(admin).collect(), service, limits, shutdown, grace).await;
+    let listeners = iter::once(listener).chain(admin).collect();
+    let stopped = http::serve(listeners, service, limits, Arc::clone(&threads), shutdown, grace).await;
     if stopped.broken > 0 {
         tracing::warn!(connections = stopped.broken, "the grace was over: connections were broken");
     }

@@ -26,7 +26,8 @@ pub struct Reply {
     pub note: Note,
 }
 
-/// The head of an answer that is given again and again: made once, and copied.
+/// The head of an answer that is given again and again: made once, and copied by the thread that made it. Its values
+/// count who holds them, and threads that count together wait for each other.
 #[derive(Debug)]
 pub struct Head {
     status: StatusCode,
@@ -35,8 +36,8 @@ pub struct Head {
 
 impl Head {
     /// With a place for the request's id: a map that grows when it is set would be copied once more.
-    pub fn of(reply: Reply) -> Self {
-        let mut headers = reply.headers;
+    pub fn of(reply: &Reply) -> Self {
+        let mut headers = reply.headers.clone();
         headers.insert(X_REQUEST_ID, HeaderValue::from_static(""));
         Self { status: reply.status, headers }
     }

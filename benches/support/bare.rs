@@ -1,5 +1,5 @@
 //! The least that hyper can do: answers fixed bytes from memory. A bench runs it as a process of its own, by
-//! starting itself anew with `BARE_SERVER` set.
+//! starting itself anew with `BARE_SERVER` set to how it serves.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -14,7 +14,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 const VARIABLE: &str = "BARE_SERVER";
 
@@ -26,6 +27,24 @@ pub struct Page {
     pub body: Bytes,
 }
 
+/// Where its connections run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// On the workers of one runtime, as tokio's users usually do.
+    Workers,
+    /// On as many threads, each connection on one, as ours do.
+    Threads,
+}
+
+impl Where {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Workers => "workers",
+            Self::Threads => "threads",
+        }
+    }
+}
+
 /// Ends when dropped.
 pub struct Bare {
     pub address: String,
@@ -33,10 +52,10 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn start(pages: &[Page]) -> Self {
+    pub fn start(pages: &[Page], place: Where) -> Self {
         let own = std::env::current_exe().unwrap();
         let mut child = Command::new(own)
-            .env(VARIABLE, "1")
+            .env(VARIABLE, place.word())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -69,11 +88,20 @@ impl Drop for Bare {
 
 /// To be called first in `main`: does not return in the process that is the server.
 pub fn serve_if_asked() {
-    if std::env::var_os(VARIABLE).is_none() {
-        return;
-    }
+    let Some(word) = std::env::var_os(VARIABLE) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(serve(read_pages()))
+    let workers = runtime.metrics().num_workers();
+    let threads =
+        if word == Where::Threads.word() { (0..workers).map(|_| thread()).collect() } else { vec![] };
+    runtime.block_on(serve(read_pages(), threads))
+}
+
+/// A thread with a runtime of its own.
+fn thread() -> Handle {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    handle
 }
 
 fn read_pages() -> HashMap<String, Response<Bytes>> {
@@ -97,24 +125,28 @@ fn read_pages() -> HashMap<String, Response<Bytes>> {
     pages
 }
 
-async fn serve(pages: HashMap<String, Response<Bytes>>) {
+async fn serve(pages: HashMap<String, Response<Bytes>>, threads: Vec<Handle>) {
     let pages = Arc::new(pages);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
-    loop {
+    let places = if threads.is_empty() { vec![Handle::current()] } else { threads };
+    for place in places.iter().cycle() {
         let (stream, _) = listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let pages = Arc::clone(&pages);
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let response = answer(&pages, &request);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            // How a connection ends is of no interest here.
-            let _ = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-        });
+        let stream = stream.into_std().unwrap();
+        let _inside = place.enter();
+        tokio::spawn(connection(TcpStream::from_std(stream).unwrap(), Arc::clone(&pages)));
     }
+}
+
+async fn connection(stream: TcpStream, pages: Arc<HashMap<String, Response<Bytes>>>) {
+    let service = service_fn(|request| {
+        let response = answer(&pages, &request);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    // How a connection ends is of no interest here.
+    let _ = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 fn answer(pages: &HashMap<String, Response<Bytes>>, request: &Request<Incoming>) -> Response<Full<Bytes>> {

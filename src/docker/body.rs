@@ -12,8 +12,6 @@ use http_body_util::BodyExt as _;
 use super::wire::{Code, WireError};
 use crate::engine::{MAX_MANIFEST, Upload};
 
-/// While a piece is being written the next one gathers, up to this.
-const GATHER: usize = 1 << 20;
 /// What is read of a body that nobody wants: a client that still sends does not hear why it was refused, and a proxy
 /// on the way takes us for gone. Room for a manifest that is too long.
 const DRAIN: u64 = 2 * MAX_MANIFEST as u64;
@@ -71,39 +69,67 @@ pub async fn manifest(body: &mut impl Incoming) -> Result<Bytes, WireError> {
 /// off the upload has what came before.
 pub async fn append(body: &mut impl Incoming, upload: &mut Upload) -> Result<u64, WireError> {
     let mut total = 0;
-    let mut pieces: Vec<Bytes> = next(body).await?.into_iter().collect();
-    while !pieces.is_empty() {
+    let mut coming = Gathered::default();
+    coming.take(next(body).await);
+    while !coming.pieces.is_empty() {
+        let pieces = coming.hand_out();
         total += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        let mut gathered = Vec::new();
-        let mut size = 0;
-        let mut end = None;
+        let most = upload.gathers();
         {
-            let mut writing = pin!(upload.append(std::mem::take(&mut pieces)));
+            let mut writing = pin!(upload.append_behind(pieces));
             loop {
                 tokio::select! {
                     biased;
                     written = writing.as_mut() => break written?,
-                    piece = next(body), if end.is_none() && size < GATHER => match piece {
-                        Ok(Some(piece)) => {
-                            size += piece.len();
-                            gathered.push(piece);
-                        }
-                        Ok(None) => end = Some(Ok(())),
-                        Err(fault) => end = Some(Err(fault)),
-                    },
+                    piece = next(body), if coming.end.is_none() && coming.size < most => coming.take(piece),
                 }
             }
         }
-        if let Some(Err(fault)) = end {
-            upload.append(gathered).await?;
-            return Err(fault.into());
+        // It may take more to be worth handing in; but the writer thread is not to wait for it, and who asks how far the
+        // upload is hears of all that came.
+        let (least, mut settled) = (most / 8, false);
+        while coming.end.is_none() && (coming.pieces.is_empty() || !settled && coming.size < least) {
+            tokio::select! {
+                biased;
+                written = upload.settle(), if !settled => {
+                    written?;
+                    settled = true;
+                }
+                piece = next(body) => coming.take(piece),
+            }
         }
-        if gathered.is_empty() && end.is_none() {
-            gathered.extend(next(body).await?);
-        }
-        pieces = gathered;
     }
-    Ok(total)
+    upload.settle().await?;
+    match coming.end {
+        Some(Err(fault)) => Err(fault.into()),
+        _ => Ok(total),
+    }
+}
+
+/// What came while something else was being written.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<Bytes>,
+    size: usize,
+    end: Option<Result<(), BodyFault>>,
+}
+
+impl Gathered {
+    fn hand_out(&mut self) -> Vec<Bytes> {
+        self.size = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    fn take(&mut self, next: Result<Option<Bytes>, BodyFault>) {
+        match next {
+            Ok(Some(piece)) => {
+                self.size += piece.len();
+                self.pieces.push(piece);
+            }
+            Ok(None) => self.end = Some(Ok(())),
+            Err(fault) => self.end = Some(Err(fault)),
+        }
+    }
 }
 
 /// Reads what is left of a small body. Answers whether that was all.

@@ -36,8 +36,9 @@ use crate::names::Reference;
 use crate::reply::{About, Note, Reply};
 use address::{Address, Directory, Entrance};
 use challenge::Challenge;
-use known::Asked;
+use known::{Asked, Known};
 use permit::Right;
+use pull::AtOnce;
 use route::{Action, Push, Target};
 use wire::{API_VERSION, Code, REGISTRY_2, WireError};
 
@@ -79,7 +80,8 @@ impl fmt::Display for Origin<'_> {
 /// for, by [`handle`]. Most pulls end here, without a future for what they never come to.
 pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Option<Reply> {
     let asked = Asked::of(engine.repositories(), context, request);
-    if let Some(reply) = asked.and_then(|asked| again(engine, context, request, asked)) {
+    let known = asked.and_then(|asked| asked.known());
+    if let Some(reply) = known.and_then(|known| again(engine, context, request, &known)) {
         return Some(reply);
     }
     let mut note = Note::default();
@@ -88,11 +90,12 @@ pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Optio
         Ok(Understood::Told(reply)) => Ok(reply),
         Ok(Understood::Catalog { .. }) => return None,
         Ok(Understood::Asks(call, action)) => match call.at_once(&action)? {
-            Ok(mut reply) => {
-                call.name_namespace(&mut reply);
+            Ok(AtOnce { mut reply, .. }) => {
+                let namespace = call.namespace();
+                name_namespace(&mut reply, namespace.as_ref());
                 describe(&mut reply, note.clone());
                 if let Some(asked) = asked {
-                    asked.know(call.address.scope, action, note);
+                    asked.know(call.address.scope, action, namespace, note);
                 }
                 return Some(reply);
             }
@@ -105,11 +108,22 @@ pub fn at_once(engine: &Engine, context: &Context<'_>, request: &Parts) -> Optio
 
 /// The same for a request that was understood before. Where it is not answered from memory, or not to this caller, it
 /// goes the way of every other.
-fn again(engine: &Engine, context: &Context<'_>, request: &Parts, asked: Asked<'_>) -> Option<Reply> {
-    let known = asked.known()?;
+fn again(engine: &Engine, context: &Context<'_>, request: &Parts, known: &Known) -> Option<Reply> {
     let Scope { repository, image } = &known.scope;
     permit::may(context, repository, image, known.action.right()).ok()?;
-    let mut reply = from_memory(engine, &known.scope, &known.action, &request.headers)?.ok()?;
+    let kept = if pull::is_plain(&request.headers) { known.again(engine) } else { None };
+    let mut reply = match kept {
+        Some(reply) => reply,
+        None => {
+            let found = from_memory(engine, &known.scope, &known.action, &request.headers)?.ok()?;
+            let AtOnce { mut reply, whole } = found;
+            name_namespace(&mut reply, known.namespace.as_ref());
+            if let Some(found) = whole {
+                known.keep(found, &reply);
+            }
+            reply
+        }
+    };
     describe(&mut reply, known.note.clone());
     Some(reply)
 }
@@ -120,7 +134,7 @@ fn from_memory(
     scope: &Scope,
     action: &Action,
     headers: &HeaderMap,
-) -> Option<Result<Reply, WireError>> {
+) -> Option<Result<AtOnce, WireError>> {
     match action {
         Action::Manifest { reference, want } => {
             pull::manifest_at_once(engine, scope, reference, *want, headers).map(Ok)
@@ -152,6 +166,12 @@ fn finish(answered: Result<Reply, WireError>, context: &Context<'_>, note: Note)
     reply.headers.insert(API_VERSION, REGISTRY_2);
     describe(&mut reply, note);
     reply
+}
+
+fn name_namespace(reply: &mut Reply, namespace: Option<&HeaderValue>) {
+    if let Some(namespace) = namespace {
+        reply.headers.insert(OCI_NAMESPACE, namespace.clone());
+    }
 }
 
 fn describe(reply: &mut Reply, note: Note) {
@@ -271,15 +291,12 @@ impl Call<'_> {
             let scope = challenge::image_scope(self.name, self.right);
             refuse(self.context, &self.entrance, error, scope)
         });
-        self.name_namespace(&mut reply);
+        name_namespace(&mut reply, self.namespace().as_ref());
         reply
     }
 
-    fn name_namespace(&self, reply: &mut Reply) {
-        let namespace = self.address.namespace.map(HeaderValue::from_str);
-        if let Some(Ok(namespace)) = namespace {
-            reply.headers.insert(OCI_NAMESPACE, namespace);
-        }
+    fn namespace(&self) -> Option<HeaderValue> {
+        self.address.namespace.and_then(|namespace| HeaderValue::from_str(namespace).ok())
     }
 
     /// Where to look for what was asked; decided before anything is looked up. What the caller may not see is looked
@@ -307,7 +324,7 @@ impl Call<'_> {
     }
 
     /// `None` where it has to be waited for, by [`Self::act`].
-    fn at_once(&self, action: &Action) -> Option<Result<Reply, WireError>> {
+    fn at_once(&self, action: &Action) -> Option<Result<AtOnce, WireError>> {
         let scope = match self.permitted(action) {
             Ok(scope) => scope,
             Err(error) => return Some(Err(error)),

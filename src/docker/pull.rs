@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use super::wire::{API_VERSION, REGISTRY_2, WireError, X_CACHE};
 use crate::engine::{BlobAnswer, BlobWant, Engine, Manifest, Remembered, Scope, Verdict, Want};
 use crate::names::{Digest, RangeRequest, Reference};
-use crate::reply::{Content, Head, Reply};
+use crate::reply::{Content, Reply};
 
 pub const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -37,6 +37,20 @@ pub async fn manifest(
     Ok(manifest_reply(found, want, headers))
 }
 
+/// An answer that the engine need not wait for.
+pub struct AtOnce {
+    pub reply: Reply,
+    /// What it was made of, where whoever asks this way gets the same. A part is for who asked for it, and so is the
+    /// word that the client has it already.
+    pub whole: Option<Remembered>,
+}
+
+/// Whether a request asks for content as it is, and gets what others got.
+pub fn is_plain(headers: &HeaderMap) -> bool {
+    // Requests have few headers: to look at each is quicker than to look one up.
+    !headers.keys().any(|name| *name == IF_NONE_MATCH || *name == RANGE)
+}
+
 /// The same where the engine need not wait for it.
 pub fn manifest_at_once(
     engine: &Engine,
@@ -44,12 +58,10 @@ pub fn manifest_at_once(
     reference: &Reference,
     want: Want,
     headers: &HeaderMap,
-) -> Option<Reply> {
+) -> Option<AtOnce> {
     let found = engine.manifest_at_once(scope, reference)?;
-    if headers.contains_key(IF_NONE_MATCH) {
-        return Some(manifest_reply(found.manifest(), want, headers));
-    }
-    Some(again(&found, want, || manifest_reply(found.manifest(), Want::Head, headers)))
+    let reply = manifest_reply(found.manifest(), want, headers);
+    Some(AtOnce { reply, whole: is_plain(headers).then_some(found) })
 }
 
 /// Answers a blob, or the part of it that was asked for.
@@ -72,29 +84,13 @@ pub fn blob_at_once(
     digest: &Digest,
     want: Want,
     headers: &HeaderMap,
-) -> Option<Result<Reply, WireError>> {
+) -> Option<Result<AtOnce, WireError>> {
     let asked = BlobAsked::read(digest, want, headers);
     let found = engine.blob_at_once(scope, digest, asked.want.want)?;
-    if asked.has_it || asked.want.range != RangeRequest::Whole {
-        return Some(found.blob(asked.want).map(|found| asked.reply(found)).map_err(WireError::from));
-    }
-    let whole = || {
-        let (size, verdict) = (found.bytes().len() as u64, found.verdict());
-        blob_reply(BlobAnswer { digest: *digest, size, range: None, reader: None, verdict })
-    };
-    Some(Ok(again(&found, want, whole)))
-}
-
-/// An answer from memory, whose head is `first` when it is first given, and later a copy of that.
-fn again(found: &Remembered, want: Want, first: impl Fn() -> Reply) -> Reply {
-    let head = || Head::of(first());
-    let content = if want == Want::Body { Content::Bytes(found.bytes()) } else { Content::Empty };
-    let mut reply = match found.beside(head) {
-        Some(head) => head.reply(content),
-        None => head().reply(content),
-    };
-    reply.note.verdict = Some(found.verdict());
-    reply
+    Some(found.blob(asked.want).map_err(WireError::from).map(|blob| {
+        let reply = asked.reply(blob);
+        AtOnce { reply, whole: is_plain(headers).then_some(found) }
+    }))
 }
 
 /// What of a blob a client asks for.

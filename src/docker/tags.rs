@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 use http::header::LINK;
-use serde_json::json;
+use serde::Serialize;
 
 use super::address::Address;
 use super::pull::warn;
@@ -21,9 +21,15 @@ pub async fn list(
     Ok(page_reply(engine.tags(scope, page).await?, address))
 }
 
+#[derive(Serialize)]
+struct TagList<'a> {
+    name: &'a str,
+    tags: &'a [String],
+}
+
 fn page_reply(page: TagsPage, address: &Address<'_>) -> Reply {
-    let body = json!({ "name": address.spelling, "tags": page.tags });
-    let mut reply = Reply::json(StatusCode::OK, &body);
+    let list = TagList { name: address.spelling, tags: &page.tags };
+    let mut reply = Reply::json(StatusCode::OK, &list);
     if page.verdict != Verdict::Local {
         reply = reply.with_header(X_CACHE, page.verdict.as_str());
     }

@@ -65,6 +65,7 @@ pub async fn step(
     let answer = match step {
         Step::Status => engine
             .upload_len(scope, call.principal(), id)
+            .await
             .map(|len| progress(call, StatusCode::NO_CONTENT, id, len))
             .map_err(WireError::from),
         Step::Append => append(call, scope, id, body).await,

@@ -58,6 +58,11 @@ impl Announcement {
         fit(more, free, self.all.load(Ordering::Acquire) - self.left)
     }
 
+    /// How many uploads there are at this time, this one among them.
+    pub fn among(&self) -> usize {
+        Arc::strong_count(&self.all).saturating_sub(1).max(1)
+    }
+
     /// So many came: they lie on the disk, and are to come no more.
     pub fn came(&mut self, bytes: u64) {
         let came = bytes.min(self.left);
@@ -96,7 +101,9 @@ mod tests {
         second.came(40 * MIB);
         assert_eq!(all.leave(300 * MIB), 86 * MIB);
         second.came(MIB << 20);
+        assert_eq!(second.among(), 2);
         drop(first);
+        assert_eq!(second.among(), 1);
         assert_eq!(all.leave(300 * MIB), 300 * MIB);
     }
 

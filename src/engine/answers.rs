@@ -1,20 +1,15 @@
 //! Owns the small answers kept in memory: manifests and blobs up to 64 KiB, 32 MiB in all.
 //! Must not know: rights. Who asks was let in before, each time.
 
-use std::any::Any;
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::blobs::answered_from_memory;
-use super::manifests::from_memory;
-use super::model::{BlobAnswer, BlobWant, EngineError, Manifest, Verdict};
 use super::touched::QUIET_MS;
 use crate::clock::Millis;
 use crate::names::{Digest, ImageName, MediaType, Reference, RepositoryId};
@@ -45,11 +40,15 @@ pub(super) struct Answer {
     pub bytes: Bytes,
     /// Of a tag's answer; what a digest names is good for ever.
     pub fresh: Option<Fresh>,
-    pub beside: Beside,
     pub told: Told,
 }
 
 impl Answer {
+    /// Whether it is good still.
+    pub fn is_fresh(&self, now: Millis) -> bool {
+        self.fresh.is_none_or(|fresh| now < fresh.until)
+    }
+
     /// Whether this use is news to whoever keeps the order of eviction: at most one in a span is. Costs next to nothing,
     /// since it is asked with each answer.
     pub fn is_news(&self, now: Millis) -> bool {
@@ -65,52 +64,6 @@ impl Answer {
 /// When a use of it was last told on; at first when the clock was started, since who makes an answer tells of that.
 #[derive(Debug, Default)]
 pub(super) struct Told(AtomicU64);
-
-/// What was made of an answer by whoever gives it: this room need not know what that is.
-#[derive(Default)]
-pub(super) struct Beside(OnceLock<Box<dyn Any + Send + Sync>>);
-
-impl fmt::Debug for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Beside").field(&self.0.get().is_some()).finish()
-    }
-}
-
-/// An answer from memory.
-#[derive(Debug)]
-pub struct Remembered {
-    answer: Arc<Answer>,
-    verdict: Verdict,
-}
-
-impl Remembered {
-    pub(super) fn new(answer: Arc<Answer>, verdict: Verdict) -> Self {
-        Self { answer, verdict }
-    }
-
-    pub fn verdict(&self) -> Verdict {
-        self.verdict
-    }
-
-    /// All of it.
-    pub fn bytes(&self) -> Bytes {
-        self.answer.bytes.clone()
-    }
-
-    pub fn manifest(&self) -> Manifest {
-        Manifest { verdict: self.verdict, ..from_memory(&self.answer) }
-    }
-
-    pub fn blob(&self, want: BlobWant) -> Result<BlobAnswer, EngineError> {
-        Ok(BlobAnswer { verdict: self.verdict, ..answered_from_memory(&self.answer, want)? })
-    }
-
-    /// What was made of this answer when it was first given, kept as long as it is. `None` where somebody made
-    /// something else of it.
-    pub fn beside<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
-        self.answer.beside.0.get_or_init(|| Box::new(make())).downcast_ref()
-    }
-}
 
 /// How long a tag's answer is good, under the policy by which that was reckoned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +91,8 @@ struct ByBytes;
 
 impl Weighter<AnswerKey, Arc<Answer>> for ByBytes {
     fn weight(&self, _: &AnswerKey, answer: &Arc<Answer>) -> u64 {
-        // With what is kept beside it.
-        answer.bytes.len() as u64 + 2048
+        // With what it takes to keep it.
+        answer.bytes.len() as u64 + 1024
     }
 }
 
@@ -154,13 +107,18 @@ impl Answers {
 
     pub fn get(&self, key: &AnswerKey, now: Millis) -> Option<Arc<Answer>> {
         let answer = self.cache.get(key)?;
-        answer.fresh.is_none_or(|fresh| now < fresh.until).then_some(answer)
+        answer.is_fresh(now).then_some(answer)
     }
 
-    /// To be noted before the metadata is read.
+    /// To be noted before the metadata is read, or an answer is taken from here to be given more than once.
     pub fn generation(&self, repository: RepositoryId, image: &ImageName) -> Generation {
         let shard = self.shard(repository, image);
         Generation { shard, number: self.generations[shard].load(Ordering::Acquire) }
+    }
+
+    /// Whether nothing was committed since `noted`: what was found then would be found now.
+    pub fn is_current(&self, noted: Generation) -> bool {
+        self.generations[noted.shard].load(Ordering::Acquire) == noted.number
     }
 
     /// Keeps an answer, unless something was committed since `noted`.
@@ -168,32 +126,38 @@ impl Answers {
         if answer.bytes.len() as u64 > SMALL {
             return;
         }
-        let current = &self.generations[noted.shard];
-        if current.load(Ordering::Acquire) != noted.number {
+        if !self.is_current(noted) {
             return;
         }
         self.cache.insert(key.clone(), answer);
         // A commit may have come between the look and the insertion, and have found nothing to remove.
-        if current.load(Ordering::Acquire) != noted.number {
+        if !self.is_current(noted) {
             self.cache.remove(&key);
         }
     }
 
     /// After a commit, before its reply: whatever was read earlier is no longer inserted, and `of` is gone.
     pub fn committed(&self, repository: RepositoryId, image: &ImageName, of: impl IntoIterator<Item = Of>) {
-        let shard = self.shard(repository, image);
-        self.generations[shard].fetch_add(1, Ordering::AcqRel);
+        let generation = &self.generations[self.shard(repository, image)];
+        generation.fetch_add(1, Ordering::AcqRel);
         for of in of {
             self.cache.remove(&AnswerKey { repository, image: image.clone(), of });
         }
+        // Once more: what was taken from here since the first time is not to be given again either.
+        generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// After a change to many images at once.
     pub fn clear(&self) {
+        self.renew();
+        self.cache.clear();
+        self.renew();
+    }
+
+    fn renew(&self) {
         for generation in &self.generations {
             generation.fetch_add(1, Ordering::AcqRel);
         }
-        self.cache.clear();
     }
 
     fn shard(&self, repository: RepositoryId, image: &ImageName) -> usize {
@@ -218,7 +182,6 @@ mod tests {
             media_type: None,
             bytes: Bytes::from_static(bytes),
             fresh: until.map(|until| Fresh { until: Millis(until), tag_ttl: Duration::from_secs(60) }),
-            beside: Beside::default(),
             told: Told::default(),
         })
     }
@@ -245,11 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_of_an_answer_is_made_once() {
-        let found = Remembered::new(answer(b"x", None), Verdict::Hit);
-        assert_eq!(found.beside(|| 1_u8), Some(&1));
-        assert_eq!(found.beside(|| 2_u8), Some(&1));
-        assert_eq!(found.beside(|| "a text"), None);
+    fn what_is_taken_while_it_is_being_removed_is_not_given_again() {
+        let (answers, key) = (Answers::new(), key("latest"));
+        let noted = || answers.generation(key.repository, &key.image);
+        let kept = noted();
+        answers.insert(key.clone(), answer(b"old", None), kept);
+        assert!(answers.is_current(kept));
+        let mut late = kept;
+        let being_removed = std::iter::once_with(|| {
+            late = noted();
+            assert!(answers.get(&key, Millis(0)).is_some(), "it is there still");
+            key.of.clone()
+        });
+        answers.committed(key.repository, &key.image, being_removed);
+        assert!(answers.get(&key, Millis(0)).is_none());
+        assert!(!answers.is_current(kept));
+        assert!(!answers.is_current(late));
+        let kept = noted();
+        answers.clear();
+        assert!(!answers.is_current(kept));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Beside, Generation, Of, Remembered, SMALL, Told};
+use super::answers::{Answer, AnswerKey, Generation, Of, SMALL, Told};
 use super::bypass::Bypass;
 use super::errors::refused;
 use super::flight::{FlightKey, FlightTail, Outcome, Source, Task};
@@ -79,24 +79,6 @@ impl Engine {
             Some(_) => self.blob_from_disk_or_upstream(scope, digest, want, key).await,
             None => self.local_blob(scope, digest, want, key).await,
         }
-    }
-
-    /// The same, where it is in memory; `None` where it must be waited for.
-    pub fn blob_at_once(&self, scope: &Scope, digest: &Digest, want: Want) -> Option<Remembered> {
-        let is_local = scope.repository.local().is_some();
-        if is_local && want == Want::Head {
-            // Who asks whether it is here may leave out a push: that is answered from the rows, and holds the blob.
-            return None;
-        }
-        let now = self.shared.clock.now();
-        let answer = self.shared.answers.get(&blob_key(scope, digest), now)?;
-        if is_local {
-            return Some(Remembered::new(answer, Verdict::Local));
-        }
-        if answer.is_news(now) {
-            self.touch(digest);
-        }
-        Some(Remembered::new(answer, Verdict::Hit))
     }
 
     async fn blob_from_disk_or_upstream(
@@ -315,9 +297,8 @@ impl Engine {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let (beside, told) = (Beside::default(), Told::default());
-            let answer =
-                Arc::new(Answer { digest: *digest, media_type: None, bytes, fresh: None, beside, told });
+            let told = Told::default();
+            let answer = Arc::new(Answer { digest: *digest, media_type: None, bytes, fresh: None, told });
             self.shared.answers.insert(key.clone(), Arc::clone(&answer), noted);
             return answered_from_memory(&answer, want).map(Some);
         }
@@ -328,7 +309,7 @@ impl Engine {
     }
 }
 
-fn blob_key(scope: &Scope, digest: &Digest) -> AnswerKey {
+pub(super) fn blob_key(scope: &Scope, digest: &Digest) -> AnswerKey {
     let Source { repository, image } = source(scope);
     AnswerKey { repository, image, of: Of::Blob(*digest) }
 }

@@ -69,7 +69,7 @@ fn sort_drafts(shared: &Shared) -> Result<Vec<u64>, EngineError> {
             remove.extend(shared.drafts.leave(digest, leftover).map(|other| (other.id, true)));
         }
         row => match uploads.get(&id) {
-            Some(session) => session.set_len(size),
+            Some(session) => session.left(size),
             None => remove.push((id, row.is_some())),
         },
     })?;

@@ -24,10 +24,18 @@ impl Engine {
         }
         let (page, verdict) =
             self.page(scope, Task::Tags { query: page.query }, ErrorKind::NameUnknown).await?;
-        let list: TagList = serde_json::from_slice(&page.bytes).map_err(|_| {
-            EngineError::new(ErrorKind::UpstreamUnavailable, "the upstream's list of tags cannot be read")
-        })?;
-        Ok(TagsPage { tags: list.tags.unwrap_or_default(), next_query: page.next_query, verdict })
+        let ListingPage { bytes, next_query, .. } = page;
+        // It may be megabytes, whatever was asked for.
+        let list: TagList = self
+            .shared
+            .read(move |_| {
+                serde_json::from_slice(&bytes).map_err(|_| {
+                    let message = "the upstream's list of tags cannot be read";
+                    EngineError::new(ErrorKind::UpstreamUnavailable, message)
+                })
+            })
+            .await?;
+        Ok(TagsPage { tags: list.tags.unwrap_or_default(), next_query, verdict })
     }
 
     /// What refers to a digest, as an index. Of a remote: local repositories are asked otherwise.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::actor::{Join, Joined};
-use super::answers::{Answer, AnswerKey, Beside, Fresh, Generation, Of, Remembered, Told};
+use super::answers::{Answer, AnswerKey, Fresh, Generation, Of, Told};
 use super::errors::Missed;
 use super::flight::{FlightKey, Outcome, Pointer, Source, Task};
 use super::model::{EngineError, ErrorKind, Manifest, Scope, Verdict, Want};
@@ -37,13 +37,6 @@ impl Engine {
                 Ok(self.manifest_by_stored_digest(scope, digest, Verdict::Hit, key, None).await?)
             }
         }
-    }
-
-    /// The same, where it is in memory and fresh; `None` where it must be waited for.
-    pub fn manifest_at_once(&self, scope: &Scope, reference: &Reference) -> Option<Remembered> {
-        let answer = self.remembered(scope, &answer_key(scope, reference.clone()))?;
-        let verdict = if scope.repository.remote().is_some() { Verdict::Hit } else { Verdict::Local };
-        Some(Remembered::new(answer, verdict))
     }
 
     /// For the order in which cached ones go.
@@ -126,40 +119,21 @@ impl Engine {
     /// Of an image's config and layers the first that does not lie here. Some clients choose a mirror by the
     /// manifest and never fall back afterwards. An index misses nothing; its children are judged one by one.
     pub(super) async fn first_missing(&self, manifest: &Manifest) -> Result<Option<Digest>, EngineError> {
-        let Ok(view) = manifest::parse(&manifest.bytes) else { return Ok(None) };
-        if view.is_index {
-            return Ok(None);
-        }
-        let needed: Vec<Digest> =
-            view.references.iter().filter(|named| !named.external).map(|named| named.digest).collect();
+        let bytes = manifest.bytes.clone();
         self.shared
             .read(move |shared| {
-                for digest in needed {
-                    if shared.meta.get::<CopyRow>(&digest)?.is_none() {
-                        return Ok(Some(digest));
+                let Ok(view) = manifest::parse(&bytes) else { return Ok(None) };
+                if view.is_index {
+                    return Ok(None);
+                }
+                for named in view.references.iter().filter(|named| !named.external) {
+                    if shared.meta.get::<CopyRow>(&named.digest)?.is_none() {
+                        return Ok(Some(named.digest));
                     }
                 }
                 Ok(None)
             })
             .await
-    }
-
-    /// From memory, unless the upstream fails: then it is looked at first whether all of the image is here. Nor
-    /// where the freshness of a tag was reckoned by a policy that has changed.
-    fn remembered(&self, scope: &Scope, key: &AnswerKey) -> Option<Arc<Answer>> {
-        let now = self.shared.clock.now();
-        if scope.repository.is_failing(now) {
-            return None;
-        }
-        let answer = self.shared.answers.get(key, now)?;
-        let tag_ttl = scope.repository.remote().map(|remote| remote.spec.tag_ttl);
-        if answer.fresh.is_some_and(|fresh| Some(fresh.tag_ttl) != tag_ttl) {
-            return None;
-        }
-        if tag_ttl.is_some() && answer.is_news(now) {
-            self.touch_manifest(&answer.digest);
-        }
-        Some(answer)
     }
 
     pub(super) fn remember(
@@ -177,7 +151,6 @@ impl Engine {
             media_type: Some(manifest.media_type.clone()),
             bytes: manifest.bytes.clone(),
             fresh,
-            beside: Beside::default(),
             told: Told::default(),
         });
         self.shared.answers.insert(key, answer, noted);

@@ -32,6 +32,7 @@ mod prune;
 mod publish;
 mod push;
 mod reader;
+mod remembered;
 mod removal;
 mod repositories;
 mod repository;
@@ -57,7 +58,6 @@ pub use accounts::{
     Access, AccessToken, Account, AccountChange, Accounts, Grant, Identity, Limit, LogInFault, NewAccount,
     NewToken, Principal, TICKET_LIFETIME, Ticket, TicketFault,
 };
-pub use answers::Remembered;
 pub use backup::{Counts, Snapshot};
 pub use discovery::{MAX_PAGE, ReferrersQuery};
 pub use images::NamedManifest;
@@ -68,6 +68,7 @@ pub use model::{
 };
 pub use push::{MAX_MANIFEST, ManifestPush, PushedManifest};
 pub use reader::{Reader, Window};
+pub use remembered::Remembered;
 pub use repositories::Repositories;
 pub use repository::{
     LocalSpec, Remote, RemoteSpec, Repository, RepositoryKind, RepositorySpec, Secret, Taken,

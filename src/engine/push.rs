@@ -23,6 +23,8 @@ use crate::names::{Algorithm, Digest, MediaType, Reference, Tag, mentions};
 
 /// A manifest of more bytes is refused, as everywhere.
 pub const MAX_MANIFEST: usize = 4 << 20;
+/// With more bytes it is read where no other request waits for it.
+const LARGE: usize = 64 << 10;
 /// What others change at the same time is looked at again this often.
 const TRIES: usize = 8;
 
@@ -85,7 +87,12 @@ impl Engine {
         scope: &Scope,
         push: ManifestPush,
     ) -> Result<PushedManifest, EngineError> {
-        let checked = check(scope, push)?;
+        let checked = if push.bytes.len() > LARGE {
+            let scope = scope.clone();
+            self.shared.read(move |_| check(&scope, push)).await?
+        } else {
+            check(scope, push)?
+        };
         let engine = self.clone();
         self.to_its_end(async move { engine.commit_manifest(checked).await }).await
     }
@@ -143,7 +150,7 @@ impl Engine {
     }
 }
 
-/// What can be told of a manifest without looking at anything else.
+/// What can be told of a manifest without looking at anything else. Reading a [`LARGE`] one takes milliseconds.
 fn check(scope: &Scope, push: ManifestPush) -> Result<Checked, EngineError> {
     let ManifestPush { reference, media_type, bytes, mut tags } = push;
     let Some(local) = scope.repository.local() else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -88,7 +89,7 @@ impl Shared {
             uploads: Uploads::default(),
             announced: Announced::default(),
             sizes: Sizes::default(),
-            tasks: Tasks::default(),
+            tasks: Tasks::here(),
             room: Room::new(parts.clock.clone()),
             bypass: Arc::new(Semaphore::new(BYPASS)),
             cleanup: Mutex::new(()),
@@ -109,14 +110,14 @@ impl Shared {
         }
     }
 
-    /// Runs reads of metadata and files off the async workers.
+    /// Runs reads of metadata and files, and what computes for long, off the threads that serve.
     pub async fn read<T, F>(self: &Arc<Self>, read: F) -> Result<T, EngineError>
     where
         T: Send + 'static,
         F: FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
     {
         let shared = Arc::clone(self);
-        let answer = tokio::task::spawn_blocking(move || read(&shared)).await;
+        let answer = self.tasks.runtime.spawn_blocking(move || read(&shared)).await;
         answer.unwrap_or_else(|panic| {
             tracing::error!(%panic, "a read of the metadata panicked");
             Err(EngineError::new(ErrorKind::Internal, "the metadata could not be read"))
@@ -166,29 +167,35 @@ impl From<std::io::Error> for EngineError {
 }
 
 /// The engine's tasks: nothing runs that is not registered here.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Tasks {
+    /// That of the server: jobs outlive whoever asked for them, and the thread that asked.
+    runtime: Handle,
     jobs: TaskTracker,
     stop: CancellationToken,
     halt: CancellationToken,
 }
 
 impl Tasks {
-    #[expect(clippy::disallowed_methods, reason = "this is the one owner of the engine's tasks")]
+    /// On the runtime that this is called in.
+    pub fn here() -> Self {
+        let (stop, halt) = Default::default();
+        Self { runtime: Handle::current(), jobs: TaskTracker::new(), stop, halt }
+    }
+
     pub fn spawn<F>(&self, job: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(self.jobs.track_future(job));
+        self.jobs.spawn_on(job, &self.runtime);
     }
 
     /// The actor outlives the jobs, which report to it.
-    #[expect(clippy::disallowed_methods, reason = "this is the one owner of the engine's tasks")]
     pub fn spawn_last<F>(&self, job: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        tokio::spawn(job);
+        self.runtime.spawn(job);
     }
 
     /// Completes when jobs should put down their work where it can be taken up again.
@@ -212,5 +219,31 @@ impl Tasks {
         let ended = tokio::time::timeout(grace, self.jobs.wait()).await.is_ok();
         self.halt.cancel();
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests run on threads of their own, and what they set going is the engine's.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_job_outlives_the_thread_that_began_it() {
+        let tasks = Tasks::here();
+        let (go, gone) = tokio::sync::oneshot::channel();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let beginner = tasks.clone();
+        let thread = std::thread::Builder::new().spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                beginner.spawn(async move {
+                    gone.await.expect("the thread has ended");
+                    done.send(()).expect("the test waits");
+                });
+            });
+        });
+        thread.expect("a thread").join().expect("it ends");
+        go.send(()).expect("the job lives");
+        ended.await.expect("it came to its end");
     }
 }

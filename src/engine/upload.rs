@@ -23,6 +23,11 @@ use crate::store::{Asleep, Draft, Space, Trouble};
 
 /// How often an upload asks for the free space, and has the disk begin with what came.
 const LOOK_EVERY: u64 = 16 << 20;
+/// How much may gather while what came before is being written, of all bodies where each has its least, and of each:
+/// larger pieces need fewer threads to be woken. An upload has up to three in memory.
+const GATHERED: usize = 64 << 20;
+const LEAST_PIECE: usize = 256 << 10;
+const LARGEST_PIECE: usize = 2 << 20;
 /// What to do where there is no upload to go on with.
 const PUSH_AGAIN: &str = "push the blob again when there is";
 const NOT_KEPT: &str = "the disk does not keep the blob; push it again";
@@ -38,6 +43,8 @@ pub struct Upload {
     /// Bytes until the next look at the disk.
     look_in: u64,
     announced: Announcement,
+    /// What is known to be written, and so is not announced any more.
+    written: u64,
     /// It can be gone on with by another request.
     has_name: bool,
 }
@@ -85,14 +92,17 @@ impl Engine {
             }
         };
         uploads::used(&self.shared, &session, algorithm).await;
-        session.set_len(draft.as_ref().map_or(0, Draft::len));
-        let announced = self.shared.announced.join();
-        Ok(Upload { engine: self, session, state, draft, algorithm, look_in: 0, announced, has_name: true })
+        session.follow(draft.as_ref());
+        let (written, announced) = (session.len(), self.shared.announced.join());
+        let (look_in, has_name) = (0, true);
+        Ok(Upload { engine: self, session, state, draft, algorithm, look_in, announced, written, has_name })
     }
 
     /// How many bytes of an upload came. Asking takes it from nobody: who asks and who writes do not meet.
-    pub fn upload_len(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<u64, EngineError> {
-        self.shared.uploads.find(id, &source(scope), by).map(|session| session.len()).ok_or_else(unknown)
+    /// Pieces that a client left on their way are waited for: they count.
+    pub async fn upload_len(&self, scope: &Scope, by: &Principal, id: &UploadId) -> Result<u64, EngineError> {
+        let session = self.shared.uploads.find(id, &source(scope), by).ok_or_else(unknown)?;
+        Ok(session.settled_len().await)
     }
 
     /// Ends an upload without a blob, also while somebody works on it.
@@ -208,8 +218,19 @@ impl Upload {
         }
     }
 
+    /// How large a piece may become before it is appended.
+    pub fn gathers(&self) -> usize {
+        (GATHERED / self.announced.among()).clamp(LEAST_PIECE, LARGEST_PIECE)
+    }
+
     /// Appends bytes, all or none of them. After an error the upload can go on where it was.
     pub async fn append(&mut self, chunks: Vec<Bytes>) -> Result<(), EngineError> {
+        self.append_behind(chunks).await?;
+        self.settle().await
+    }
+
+    /// The same, but waits only until those before are written: an error may be theirs.
+    pub async fn append_behind(&mut self, chunks: Vec<Bytes>) -> Result<(), EngineError> {
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         if bytes == 0 {
             return Ok(());
@@ -217,18 +238,36 @@ impl Upload {
         if self.session.is_over() {
             return Err(unknown());
         }
-        self.look_at_the_disk(bytes).await?;
+        if let Err(error) = self.look_at_the_disk(bytes).await {
+            // What came before counts, where the upload goes on.
+            let _ = self.settle().await;
+            return Err(error);
+        }
         let draft = self.draft().await?;
-        let appended = draft.append(chunks).await;
-        appended.map_err(|error| self.refused_by_disk(&error))?;
-        self.session.set_len(self.len());
-        self.announced.came(bytes);
-        Ok(())
+        let appended = draft.append_behind(chunks).await;
+        self.note_progress();
+        appended.map_err(|error| self.refused_by_disk(&error))
+    }
+
+    /// Waits until all that was appended is written.
+    pub async fn settle(&mut self) -> Result<(), EngineError> {
+        let Some(draft) = &mut self.draft else { return Ok(()) };
+        let settled = draft.settle().await;
+        self.note_progress();
+        settled.map_err(|error| self.refused_by_disk(&error))
+    }
+
+    /// What is written needs no more room.
+    fn note_progress(&mut self) {
+        let len = self.len();
+        self.announced.came(len.saturating_sub(self.written));
+        self.written = len;
     }
 
     /// Ends the upload with the blob that it is. Afterwards it is durable and linked to the image; the session is
     /// over either way. Runs to its end also where the caller stops waiting.
     pub async fn finish(mut self, digest: &Digest) -> Result<u64, EngineError> {
+        self.settle().await?;
         let draft = self.draft().await?;
         let hashed = draft.rehash(digest.algorithm()).await;
         let found = draft.digest();
@@ -251,6 +290,7 @@ impl Upload {
             let make = move |shared: &Shared| Ok(shared.store.create_draft(id, algorithm));
             let made = self.engine.shared.read(make).await?;
             self.draft = Some(made.map_err(|error| self.refused_by_disk(&error))?);
+            self.session.follow(self.draft.as_ref());
         }
         Ok(self.draft.as_mut().expect("there is one by now"))
     }

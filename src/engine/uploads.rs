@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::clock::UnixMillis;
 use crate::meta::{Batch, Durability, MetaExt as _, SessionRow};
 use crate::names::{Algorithm, Digest, RepositoryId, UploadId};
-use crate::store::{DraftId, Resting};
+use crate::store::{Draft, DraftId, Length, Resting};
 
 /// The number of this node: the first part of the names of its sessions.
 const NODE: u16 = 1;
@@ -39,7 +39,7 @@ pub(super) struct Session {
     pub draft: DraftId,
     pub state: Arc<Mutex<State>>,
     /// What is known to lie in the draft, for who asks while somebody works on it.
-    len: AtomicU64,
+    far: StdMutex<Far>,
     /// It was published, cancelled or given up.
     over: AtomicBool,
     used: AtomicU64,
@@ -58,6 +58,14 @@ pub(super) enum State {
     Taken,
 }
 
+/// How far a session is.
+#[derive(Clone, Debug)]
+enum Far {
+    /// Nobody has worked on it in this run.
+    Left(u64),
+    Draft(Length),
+}
+
 impl Session {
     fn new(id: UploadId, whose: (Source, String), draft: DraftId, state: State, used: UnixMillis) -> Self {
         let (image, owner) = whose;
@@ -67,7 +75,7 @@ impl Session {
             owner,
             draft,
             state: Arc::new(Mutex::new(state)),
-            len: AtomicU64::new(0),
+            far: StdMutex::new(Far::Left(0)),
             over: AtomicBool::new(false),
             used: AtomicU64::new(used.0),
             noted: AtomicU64::new(used.0),
@@ -75,11 +83,33 @@ impl Session {
     }
 
     pub fn len(&self) -> u64 {
-        self.len.load(Ordering::Acquire)
+        match &*self.far() {
+            Far::Left(size) => *size,
+            Far::Draft(length) => length.now(),
+        }
     }
 
-    pub fn set_len(&self, len: u64) {
-        self.len.store(len, Ordering::Release);
+    /// When what is on its way to the disk now is written.
+    pub async fn settled_len(&self) -> u64 {
+        let far = self.far().clone();
+        match far {
+            Far::Left(size) => size,
+            Far::Draft(length) => length.settled().await,
+        }
+    }
+
+    /// From now on its bytes go there.
+    pub fn follow(&self, draft: Option<&Draft>) {
+        *self.far() = draft.map_or(Far::Left(0), |draft| Far::Draft(draft.length()));
+    }
+
+    /// An earlier run left so much.
+    pub fn left(&self, size: u64) {
+        *self.far() = Far::Left(size);
+    }
+
+    fn far(&self) -> MutexGuard<'_, Far> {
+        self.far.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn is_over(&self) -> bool {

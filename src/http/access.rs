@@ -41,13 +41,13 @@ pub struct Arrival<B> {
 }
 
 /// What is put around every request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Envelope {
     pub metrics: Arc<Metrics>,
     /// `None` where nobody wants these lines.
     pub log: Option<AccessLog>,
     pub clock: Clock,
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Arc<[IpNet]>,
 }
 
 impl Envelope {

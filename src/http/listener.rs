@@ -1,5 +1,5 @@
 //! Owns sockets: listening, accepting, the limits of a connection, the graceful stop. Connections are the only
-//! tasks that are started here. Must not know: what the requests ask.
+//! tasks that are started here. Must not know: what the requests ask, and on which threads they run.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use super::caller::Peer;
 use super::outlet::{Direct, Outlet, Through};
 use super::seldom::Seldom;
+use super::threads::Threads;
 use super::watched::Watched;
 
 /// How many may wait to be accepted.
@@ -165,11 +166,12 @@ pub struct Stopped {
     pub broken: usize,
 }
 
-/// Serves until `shutdown`, then lets the requests under way finish for as long as `grace`.
+/// Serves on `threads` until `shutdown`, then lets the requests under way finish for as long as `grace`.
 pub async fn serve<H: Handler>(
     listeners: Vec<Listener>,
     handler: H,
     limits: Limits,
+    threads: Arc<Threads>,
     shutdown: CancellationToken,
     grace: Duration,
 ) -> Stopped {
@@ -184,6 +186,7 @@ pub async fn serve<H: Handler>(
         let door = Door {
             handler: handler.clone(),
             limits,
+            threads: Arc::clone(&threads),
             room: Arc::new(Semaphore::new(most)),
             connections: connections.clone(),
             stop: shutdown.clone(),
@@ -208,6 +211,7 @@ pub async fn serve<H: Handler>(
 struct Door<H> {
     handler: H,
     limits: Limits,
+    threads: Arc<Threads>,
     room: Arc<Semaphore>,
     connections: TaskTracker,
     stop: CancellationToken,
@@ -236,18 +240,30 @@ impl<H: Handler> Door<H> {
             Listener::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                let seat = self.threads.seat();
                 let outlet = Arc::new(Outlet::default());
-                self.start(Direct::new(stream, outlet.clone()), Peer::Tcp(address), Some(outlet), permit);
+                let stream = Direct::new(seat.take(stream)?, outlet.clone());
+                seat.run(
+                    &self.connections,
+                    self.connection(stream, Peer::Tcp(address), Some(outlet), permit),
+                );
             }
             Listener::Admin(admin) => {
                 let (stream, _) = admin.listener.accept().await?;
-                self.start(stream, Peer::Admin, None, permit);
+                // On the runtime that serves: commands need no thread of their own.
+                self.connections.spawn(self.connection(stream, Peer::Admin, None, permit));
             }
         }
         Ok(())
     }
 
-    fn start<S>(&self, stream: S, peer: Peer, outlet: Option<Arc<Outlet>>, permit: OwnedSemaphorePermit)
+    fn connection<S>(
+        &self,
+        stream: S,
+        peer: Peer,
+        outlet: Option<Arc<Outlet>>,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<S, H>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -255,13 +271,13 @@ impl<H: Handler> Door<H> {
         let (stop, cut) = (self.stop.child_token(), self.cut.child_token());
         let connection =
             Connection { handler: self.handler.clone(), limits: self.limits, stop, cut, peer, outlet };
-        self.connections.spawn(async move {
+        async move {
             let outcome = connection.run(stream).await;
             drop(permit);
             if let Err(error) = outcome {
                 tracing::debug!(%peer, error = error.as_ref(), "the connection broke");
             }
-        });
+        }
     }
 
     /// A client that gave up costs nothing; anything else is a want of ours that time may end.

@@ -10,12 +10,14 @@ mod door;
 mod listener;
 mod outlet;
 mod seldom;
+mod threads;
 mod watched;
 
 pub use auth::Gate;
 pub use body::Pace;
 pub use caller::Peer;
 pub use listener::{Handler, Limits, Listener, Stopped, serve};
+pub use threads::Threads;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -61,8 +63,18 @@ pub struct Settings {
 }
 
 /// Answers every request of every connection. Cheap to clone.
-#[derive(Clone)]
-pub struct Service(Arc<Front>);
+pub struct Service {
+    front: Arc<Front>,
+    envelope: Arc<Envelope>,
+}
+
+impl Clone for Service {
+    /// With an envelope of its own: each request counts that it refers to it, and threads that count together wait for
+    /// each other.
+    fn clone(&self) -> Self {
+        Self { front: Arc::clone(&self.front), envelope: Arc::new(Envelope::clone(&self.envelope)) }
+    }
+}
 
 struct Front {
     engine: Engine,
@@ -72,7 +84,7 @@ struct Front {
     strangers: bool,
     open_access: bool,
     pace: Pace,
-    envelope: Arc<Envelope>,
+    clock: Clock,
 }
 
 impl Service {
@@ -88,8 +100,10 @@ impl Service {
             pace,
             access_log: log,
         } = settings;
-        let envelope = Arc::new(Envelope { metrics, log, clock, trusted_proxies });
-        Self(Arc::new(Front { engine, site, gate, public_origin, strangers, open_access, pace, envelope }))
+        let trusted_proxies = trusted_proxies.into();
+        let envelope = Arc::new(Envelope { metrics, log, clock: clock.clone(), trusted_proxies });
+        let front = Front { engine, site, gate, public_origin, strangers, open_access, pace, clock };
+        Self { front: Arc::new(front), envelope }
     }
 }
 
@@ -98,7 +112,7 @@ impl Handler for Service {
     type Held = Held;
 
     fn connected(&self) -> Held {
-        self.0.envelope.metrics.connection()
+        self.envelope.metrics.connection()
     }
 
     fn answer(
@@ -106,8 +120,8 @@ impl Handler for Service {
         request: Request<Incoming>,
         peer: Peer,
     ) -> impl Future<Output = Response<ResponseBody<Box<Line>>>> + Send {
-        let front = &self.0;
-        front.envelope.answer(
+        let front = &self.front;
+        self.envelope.answer(
             request,
             peer,
             |arrival| front.at_once(arrival),
@@ -152,7 +166,7 @@ impl Front {
             Door::Token => self.token(Arrival { parts, body, caller, request_id }).await,
             Door::Registry => {
                 let visit = self.visit(&caller, &parts).await;
-                let paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+                let paced = Paced::new(body, self.pace, self.clock.clone());
                 let body = paced.map_err(docker::BodyFault::from);
                 let context = visit.context(self, &caller, &request_id);
                 let mut reply = docker::handle(&self.engine, &context, &parts, body).await;
@@ -185,7 +199,7 @@ impl Front {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller, request_id } = arrival;
-        let mut paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+        let mut paced = Paced::new(body, self.pace, self.clock.clone());
         let form = match body::collect(&mut paced, docker::MAX_FORM).await {
             Ok(form) => form,
             Err(fault) => {
@@ -218,7 +232,7 @@ impl Front {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let Arrival { parts, body, caller, .. } = arrival;
-        let mut paced = Paced::new(body, self.pace, self.envelope.clock.clone());
+        let mut paced = Paced::new(body, self.pace, self.clock.clone());
         let manager = auth::manager(self.engine.accounts(), &self.gate, &caller, &parts.headers).await;
         let principal = match manager {
             Ok(principal) => principal,

@@ -1,18 +1,19 @@
 //! Owns the writing half of a growing blob: what is written and hashed, and the one end it comes to.
 //! Must not know: where the bytes come from, who reads them.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::file::StoreFile;
+use super::growth::{Growth, Piece, Written, hash, longest_match};
 use super::layout::Layout;
 use super::reader::Blob;
-use super::tail::{self, End, Progress, Tail};
-use super::writer::Lane;
+use super::tail::{self, End, Tail};
+use super::writer::{HandedIn, Lane};
 use super::{DraftId, Durability};
 use crate::names::{Algorithm, Digest, Hasher};
 use crate::planted::Bug;
@@ -40,6 +41,10 @@ pub(super) struct Parts {
 pub struct Draft {
     parts: Parts,
     growth: Arc<Growth>,
+    /// What was handed in and is not known to be written, in its order.
+    appending: VecDeque<HandedIn<()>>,
+    /// Where the next piece begins, if all of that is written.
+    handed_in: u64,
     syncing: Option<Syncing>,
     /// How much there was when it began.
     synced: u64,
@@ -52,12 +57,34 @@ pub struct Draft {
 /// A sync beside the appends.
 type Syncing = JoinHandle<io::Result<()>>;
 
+/// How far a draft is, for who does not own it.
+#[derive(Clone, Debug)]
+pub struct Length {
+    growth: Arc<Growth>,
+    lane: Lane,
+}
+
+impl Length {
+    pub fn now(&self) -> u64 {
+        self.growth.written().len
+    }
+
+    /// When all that was handed in by now is written, or has failed.
+    pub async fn settled(&self) -> u64 {
+        // Without writer threads there is nothing to wait for.
+        let _ = self.lane.run(|| Ok(())).await;
+        self.now()
+    }
+}
+
 /// A draft that nobody works on: no open file, only what is known of its bytes. It stays on disk until it is woken
 /// or removed by its number.
 #[derive(Debug)]
 pub struct Resting {
     id: DraftId,
-    written: Written,
+    growth: Arc<Growth>,
+    /// Nobody waits for these any more, and they are written all the same.
+    appending: VecDeque<HandedIn<()>>,
     syncing: Option<Syncing>,
     synced: u64,
     lost: bool,
@@ -76,31 +103,24 @@ impl Resting {
     }
 
     pub fn len(&self) -> u64 {
-        self.written.len
+        self.growth.written().len
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    pub(super) fn wake(self, parts: Parts) -> Draft {
-        let mut draft = Draft::from_written(parts, self.written);
+    /// Blocks until nothing is written to it any more.
+    pub(super) fn wake(mut self, parts: Parts) -> Draft {
+        for piece in self.appending.drain(..) {
+            // How it went shows in what is written.
+            let _ = piece.wait();
+        }
+        let written = self.growth.written().clone();
+        let mut draft = Draft::from_written(parts, written);
         (draft.syncing, draft.synced, draft.lost) = (self.syncing, self.synced, self.lost);
         draft
     }
-}
-
-/// What the writer thread changes.
-#[derive(Debug)]
-struct Growth {
-    written: Mutex<Written>,
-    progress: watch::Sender<Progress>,
-}
-
-#[derive(Clone, Debug)]
-struct Written {
-    len: u64,
-    hasher: Hasher,
 }
 
 impl Draft {
@@ -132,8 +152,9 @@ impl Draft {
     }
 
     fn from_written(parts: Parts, written: Written) -> Self {
-        let growth = Growth { written: Mutex::new(written), progress: watch::Sender::default() };
-        Self { parts, growth: Arc::new(growth), syncing: None, synced: 0, lost: false, ended: false }
+        let (handed_in, appending) = (written.len, VecDeque::new());
+        let growth = Arc::new(Growth::new(written));
+        Self { parts, growth, appending, handed_in, syncing: None, synced: 0, lost: false, ended: false }
     }
 
     pub fn id(&self) -> DraftId {
@@ -147,6 +168,10 @@ impl Draft {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub fn length(&self) -> Length {
+        Length { growth: Arc::clone(&self.growth), lane: self.parts.lane.clone() }
     }
 
     /// What its bytes are hashed with.
@@ -180,8 +205,53 @@ impl Draft {
     /// Writes and hashes `chunks`, then lets readers at them. All or nothing: after an error, a full disk say,
     /// the draft is as it was, and the same chunks may be tried again.
     pub async fn append(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
-        let (file, growth) = (Arc::clone(&self.parts.file), Arc::clone(&self.growth));
-        self.parts.lane.run(move || growth.append(&file, &chunks)).await
+        self.hand_in(chunks).await?;
+        self.settle().await
+    }
+
+    /// The same, but waits only until what was appended before is written: so the writer thread finds the next piece
+    /// there when it is done with one. An error may be that of the piece before; the draft ends where that begins then.
+    pub async fn append_behind(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
+        self.hand_in(chunks).await?;
+        match self.wait_for_all_but(1).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // What comes behind it fails as well.
+                let _ = self.settle().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until all that was appended is written.
+    pub async fn settle(&mut self) -> io::Result<()> {
+        let settled = self.wait_for_all_but(0).await;
+        self.handed_in = self.len();
+        settled
+    }
+
+    async fn hand_in(&mut self, chunks: Vec<Bytes>) -> io::Result<()> {
+        let (parts, growth) = (&self.parts, Arc::clone(&self.growth));
+        let (file, lane) = (Arc::clone(&parts.file), parts.lane.clone());
+        let size = chunks.iter().map(Bytes::len).sum::<usize>();
+        let piece = Piece { at: self.handed_in, size, chunks };
+        let append = move || growth.append(&file, piece, &lane);
+        self.appending.push_back(parts.lane.hand_in(append).await?);
+        self.handed_in += size as u64;
+        Ok(())
+    }
+
+    /// The first error counts.
+    async fn wait_for_all_but(&mut self, rest: usize) -> io::Result<()> {
+        let mut all = Ok(());
+        while self.appending.len() > rest
+            && let Some(first) = self.appending.front_mut()
+        {
+            let appended = first.answer().await;
+            self.appending.pop_front();
+            all = all.and(appended);
+        }
+        all
     }
 
     pub fn checkpoint(&self) -> Checkpoint {
@@ -251,16 +321,16 @@ impl Draft {
     /// Puts the draft to rest: its file stays and is closed.
     pub fn rest(mut self) -> Resting {
         self.end(End::Failed("the upload rests".into()));
-        let written = self.growth.written().clone();
-        let syncing = self.syncing.take();
-        Resting { id: self.parts.id, written, syncing, synced: self.synced, lost: self.lost }
+        let (growth, syncing) = (Arc::clone(&self.growth), self.syncing.take());
+        let appending = std::mem::take(&mut self.appending);
+        Resting { id: self.parts.id, growth, appending, syncing, synced: self.synced, lost: self.lost }
     }
 
     /// Publishes under `digest`, then lets the last byte out. The caller has compared the digest; should it be
     /// wrong all the same, or the size not the announced one, the draft fails. Where only the publishing goes
     /// wrong the tails are complete even so, since the bytes are proven, and the error comes back.
     pub async fn publish(mut self, digest: &Digest, durability: Durability) -> io::Result<Blob> {
-        if let Err(error) = self.finish_sync().await {
+        if let Err(error) = self.settle().await.and(self.finish_sync().await) {
             return Err(self.refuse(error.to_string()));
         }
         let digest = *digest;
@@ -401,65 +471,8 @@ impl Drop for Draft {
     }
 }
 
-impl Growth {
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs on the writer thread, where a draft's appends come one after the other. What is written counts only
-    /// at the end, so a failure or a panic on the way leaves the draft as it was.
-    fn append(&self, file: &StoreFile, chunks: &[Bytes]) -> io::Result<()> {
-        let mut written = self.written().clone();
-        let len = written.len + chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
-        let announced = self.progress.borrow().size;
-        if let Some(size) = announced.filter(|size| len > *size) {
-            let message = format!("{len} bytes came, {size} were announced");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        file.write_all(chunks, written.len)?;
-        for chunk in chunks {
-            written.hasher.update(chunk);
-        }
-        written.len = len;
-        *self.written() = written;
-        self.progress.send_if_modified(|progress| {
-            let before = progress.readable;
-            progress.advance(len);
-            progress.readable > before
-        });
-        Ok(())
-    }
-}
-
 fn remove_draft(layout: &Layout, id: DraftId) {
     if let Err(error) = layout.remove_draft(id) {
         tracing::warn!(draft = id.0, %error, "a draft was not removed");
     }
-}
-
-fn hash(file: &StoreFile, algorithm: Algorithm, len: u64) -> io::Result<Hasher> {
-    let mut hasher = Hasher::new(algorithm);
-    file.read_each(0, len, |bytes| hasher.update(bytes))?;
-    Ok(hasher)
-}
-
-/// Hashes the file from its start and looks at each checkpoint on the way.
-fn longest_match(
-    file: &StoreFile,
-    algorithm: Algorithm,
-    checkpoints: &[Checkpoint],
-) -> io::Result<Option<Written>> {
-    let there = file.len()?;
-    let mut within: Vec<_> = checkpoints.iter().filter(|point| (1..=there).contains(&point.len)).collect();
-    within.sort_by_key(|point| point.len);
-    let mut hasher = Hasher::new(algorithm);
-    let (mut at, mut longest) = (0, None);
-    for point in within {
-        file.read_each(at, point.len, |bytes| hasher.update(bytes))?;
-        at = point.len;
-        if hasher.clone().finish() == point.prefix || Bug::LeftoverNotCompared.is_planted() {
-            longest = Some(Written { len: at, hasher: hasher.clone() });
-        }
-    }
-    Ok(longest)
 }

@@ -6,13 +6,14 @@ mod draft;
 mod faults;
 mod file;
 mod fs;
+mod growth;
 mod layout;
 mod reader;
 mod tail;
 mod trouble;
 mod writer;
 
-pub use draft::{Asleep, Checkpoint, Draft, Resting};
+pub use draft::{Asleep, Checkpoint, Draft, Length, Resting};
 #[cfg(feature = "planted-bugs")]
 pub use faults::{Call, Faults, Strike};
 pub use file::SendError;

@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use super::tally::Tally;
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRepository {
     repository: String,
@@ -119,13 +121,13 @@ pub struct Metrics {
     registry: Registry,
     /// Every request looks here, so that it needs no label of its own, and no lock.
     answers: ArcSwap<KnownAnswers>,
-    requests: Family<ByRequest, Counter>,
+    requests: Family<ByRequest, Tally>,
     requests_aborted: Counter,
-    verdicts: Family<ByVerdict, Counter>,
-    bytes_to_clients: Family<ByRepository, Counter>,
+    verdicts: Family<ByVerdict, Tally>,
+    bytes_to_clients: Family<ByRepository, Tally>,
     bytes_from_clients: Family<ByRepository, Counter>,
     bytes_from_upstream: Family<ByRepository, Counter>,
-    bytes_saved: Family<ByRepository, Counter>,
+    bytes_saved: Family<ByRepository, Tally>,
     upstream_requests: Family<ByUpstreamRequest, Counter>,
     upstream_errors: Family<ByReason, Counter>,
     ratelimit_remaining: Family<ByRepository, LevelGauge>,
@@ -395,10 +397,10 @@ where
 /// The counters that one kind of answer moves.
 #[derive(Clone, Debug)]
 struct AnswerCounters {
-    requests: Counter,
-    bytes: Counter,
-    verdicts: Option<Counter>,
-    saved: Option<Counter>,
+    requests: Tally,
+    bytes: Tally,
+    verdicts: Option<Tally>,
+    saved: Option<Tally>,
 }
 
 impl AnswerCounters {

@@ -5,6 +5,7 @@ mod access;
 mod format;
 mod log;
 mod metrics;
+mod tally;
 
 pub use access::{AccessLog, Client, Entry};
 pub use log::LogThread;

@@ -391,8 +391,8 @@ async fn cleanup_runs_by_itself() {
     // Less than an hour.
     pass(20 * MINUTE).await;
     let drafts = || std::fs::read_dir(yard.dir.path().join("tmp")).unwrap().count();
-    let over = || yard.engine.upload_len(&scope, &Principal::Operator, &id).is_err();
-    found("the upload is over", async || (over() && drafts() == 0).then_some(())).await;
+    let over = async || yard.engine.upload_len(&scope, &Principal::Operator, &id).await.is_err();
+    found("the upload is over", async || (over().await && drafts() == 0).then_some(())).await;
     assert!(yard.file_of(&stray.digest).exists());
 
     pass(48 * 60 * MINUTE).await;

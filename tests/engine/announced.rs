@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use binaryrepo::engine::{EngineError, ErrorKind, Principal, Upload, Verdict};
-use binaryrepo::names::Algorithm;
+use binaryrepo::names::{Algorithm, Digest};
+use binaryrepo::store::Call;
 use bytes::Bytes;
 
 use super::house::{House, pass, scope};
+use super::rig::Gate;
 use super::support::image::Content;
 use super::support::patience::found;
 use super::support::upstream::Registry;
@@ -85,4 +87,31 @@ async fn cached_content_makes_room_for_what_fits_then() {
     assert!(house.file_of(&layer.digest).exists());
     upload.expect(30 * MIB).await.unwrap();
     assert!(!house.file_of(&layer.digest).exists());
+}
+
+/// A client that leaves leaves pieces on their way. Where who asks hears of less than will be there, the next bytes are
+/// appended behind what they repeat.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_how_far_an_upload_is_hears_of_what_is_on_its_way() {
+    let registry = Registry::open().await;
+    let house = House::new(&registry).await;
+    house.add_local().await;
+    let place = scope(&house.engine, "own", "a/b");
+    let id = house.engine.start_upload(&place, &Principal::Operator, Algorithm::Sha256).await.unwrap();
+    let gate = Gate::default();
+    house.disk.hold_after(0, Call::Write, &gate);
+    let mut upload = house.engine.upload(&place, &Principal::Operator, &id).await.unwrap();
+    upload.append_behind(vec![Bytes::from_static(b"on its way")]).await.unwrap();
+    drop(upload);
+    let engine = house.engine.clone();
+    let asked = tokio::spawn({
+        let place = place.clone();
+        async move { engine.upload_len(&place, &Principal::Operator, &id).await.unwrap() }
+    });
+    gate.open();
+    assert_eq!(asked.await.unwrap(), 10);
+    let upload = house.engine.upload(&place, &Principal::Operator, &id).await.unwrap();
+    assert_eq!(upload.len(), 10);
+    let digest = Digest::of(Algorithm::Sha256, b"on its way");
+    assert_eq!(upload.finish(&digest).await.unwrap(), 10);
 }

@@ -292,6 +292,32 @@ async fn a_manifest_that_is_pushed_while_its_use_is_noted_is_as_it_was_pushed() 
     assert_eq!(row(&house).media_type, media_type.unwrap().to_string());
 }
 
+/// Each thread that serves keeps what it gave last, and nobody else hears of those uses.
+#[tokio::test]
+async fn what_is_given_once_more_is_used_once_more() {
+    let registry = Registry::open().await;
+    let image = Image::new(7, &[10]);
+    registry.add_image("a/b", "latest", &image);
+    let house = House::new(&registry).await;
+    let scope = scope(&house.engine, "hub", "a/b");
+    let reference = image.manifest.digest.to_string().parse().unwrap();
+    for _ in 0..2 {
+        house.manifest("a/b", &image.manifest.digest.to_string(), Want::Body).await.unwrap();
+    }
+    let found = house.engine.manifest_at_once(&scope, &reference).unwrap();
+    let used = |house: &House| {
+        house.ledger.get::<DocumentRow>(&image.manifest.digest).unwrap().unwrap().last_used_ms
+    };
+    let mut before = 0;
+    for _ in 0..3 {
+        pass(Duration::from_secs(700)).await;
+        assert!(house.engine.is_current(&scope, &found));
+        pass(Duration::from_secs(700)).await;
+        house.eventually("its use is noted", |house| used(house) > before).await;
+        before = used(&house);
+    }
+}
+
 /// Whatever a digest's purge is to take away was still readable for who knew the platform's digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_index_go_the_manifests_that_only_it_names() {

@@ -70,7 +70,8 @@ fn heard() -> MutexGuard<'static, BTreeMap<String, Heard>> {
     HEARD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn cell() -> String {
+/// The cell that this thread works for.
+pub fn cell() -> String {
     std::thread::current().name().unwrap_or_default().to_owned()
 }
 

@@ -10,7 +10,7 @@ use binaryrepo::clock::Clock;
 use binaryrepo::engine::{
     Engine, Ground, LocalSpec, MaxSize, RemoteSpec, RepositorySpec, Settings, Timeouts,
 };
-use binaryrepo::http::{Limits, Listener, Service, serve};
+use binaryrepo::http::{Limits, Listener, Service, Threads, serve};
 use binaryrepo::meta::{CopyRow, MetaError, MetaExt as _, Opened, Options as MetaOptions, RedbMeta};
 use binaryrepo::names::{Algorithm, Digest};
 use binaryrepo::store::FsStore;
@@ -343,7 +343,9 @@ fn listen(engine: &Engine) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
     let settings = binaryrepo::http::Settings { strangers: true, ..Default::default() };
     let service = Service::new(engine.clone(), settings, Clock::new());
     let stop = CancellationToken::new();
-    let serving = serve(vec![listener], service, Limits::default(), stop.clone(), Duration::from_secs(1));
+    let threads = Arc::new(Threads::start(2, &signs::cell()).unwrap());
+    let grace = Duration::from_secs(1);
+    let serving = serve(vec![listener], service, Limits::default(), threads, stop.clone(), grace);
     let serving = tokio::spawn(async move {
         serving.await;
     });

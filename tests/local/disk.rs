@@ -44,7 +44,8 @@ async fn a_full_disk_stops_an_upload_which_goes_on_when_there_is_room() {
     let client = Pusher(server.address);
     let before = Image::new(1, &[50_000]);
     client.image("full", "before", &before).await;
-    let content = Content::random(2, 3 << 20);
+    // More than three pieces, however much of it gathers while another is written.
+    let content = Content::random(2, 9 << 20);
     let (first, rest) = content.bytes.split_at(1 << 20);
     for spare in [0, 1, 2] {
         for errno in [Errno::NOSPC, Errno::DQUOT] {

@@ -123,7 +123,7 @@ impl Model {
             Step::Append { upload, bytes, at } => self.append(&scope, upload, bytes, at).await,
             Step::Look { upload } => {
                 let Some(known) = self.uploads.get(upload) else { return };
-                let len = self.engine.upload_len(&scope, &ME, &known.id);
+                let len = self.engine.upload_len(&scope, &ME, &known.id).await;
                 check(len, known.over, |len| assert_eq!(len, known.bytes.len() as u64));
             }
             Step::Cancel { upload } => {
@@ -265,7 +265,7 @@ async fn an_upload_that_nobody_goes_on_with_expires() {
         (id, upload)
     };
     let is_gone = async |model: &Model, id: &UploadId| {
-        let told = model.engine.upload_len(&model.scope(), &ME, id).unwrap_err();
+        let told = model.engine.upload_len(&model.scope(), &ME, id).await.unwrap_err();
         assert_eq!(told.kind, ErrorKind::UploadUnknown);
     };
     let a_while = || tokio::time::sleep(Duration::from_millis(5));
@@ -274,7 +274,8 @@ async fn an_upload_that_nobody_goes_on_with_expires() {
     let ((id, upload), (left, _)) = (begun(&model).await, begun(&model).await);
     a_while().await;
     model.engine.expire_uploads().await;
-    assert_eq!(model.engine.upload_len(&model.scope(), &ME, &id).unwrap(), 3, "somebody works on it");
+    let len = model.engine.upload_len(&model.scope(), &ME, &id).await.unwrap();
+    assert_eq!(len, 3, "somebody works on it");
     is_gone(&model, &left).await;
     drop(upload);
     a_while().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use binaryrepo::clock::Clock;
 use binaryrepo::engine::{Engine, Ground, LocalSpec, RepositorySpec, Settings};
-use binaryrepo::http::{self, Limits, Listener, Service, Stopped};
+use binaryrepo::http::{self, Limits, Listener, Service, Stopped, Threads};
 use binaryrepo::meta::{Meta, Options, RedbMeta};
 use binaryrepo::store::FsStore;
 use binaryrepo::telemetry::Metrics;
@@ -46,7 +46,9 @@ impl Workshop {
         let shutdown = CancellationToken::new();
         let limits = Limits::default();
         let grace = Duration::from_secs(1);
-        let serving = tokio::spawn(http::serve(vec![listener], service, limits, shutdown.clone(), grace));
+        let threads = Arc::new(Threads::start(2, "connections").unwrap());
+        let serving = http::serve(vec![listener], service, limits, threads, shutdown.clone(), grace);
+        let serving = tokio::spawn(serving);
         (Self { address, dir, disk, engine, shutdown, serving }, meta)
     }
 

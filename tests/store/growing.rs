@@ -171,6 +171,35 @@ async fn an_append_nobody_waits_for_counts_whole() {
     assert_eq!(blob.read_all().unwrap(), "first second");
 }
 
+/// Pieces wait for each other at the writer thread: where one finds no room, none behind it may be written.
+#[tokio::test]
+async fn what_comes_behind_a_failed_piece_is_not_written() {
+    // A small one, and one that is hashed while it is written.
+    for size in [10, 100 * KIB] {
+        let writes = AtomicUsize::new(0);
+        let house = House::with(Faults::new(move |call| {
+            let second = call == Call::Write && writes.fetch_add(1, Ordering::Relaxed) == 1;
+            second.then_some(Strike::Fail(28))
+        }));
+        let mut draft = house.draft(1);
+        let pieces = [1, 2, 3].map(|byte: u8| Bytes::from(vec![byte; size]));
+        let mut errors = Vec::new();
+        for piece in &pieces {
+            errors.extend(draft.append_behind(vec![piece.clone()]).await.err());
+        }
+        errors.extend(draft.settle().await.err());
+        assert_eq!(errors[0].kind(), io::ErrorKind::StorageFull);
+        assert_eq!((draft.len(), draft.digest()), (size as u64, digest(&pieces[0])));
+        for piece in &pieces[1..] {
+            draft.append_behind(vec![piece.clone()]).await.unwrap();
+        }
+        let whole = digest(&pieces.concat());
+        // Who publishes waits for what is on its way.
+        let blob = draft.publish(&whole, Durability::Durable).await.unwrap();
+        assert_eq!(digest(&blob.read_all().unwrap()), whole);
+    }
+}
+
 #[tokio::test]
 async fn a_kept_draft_is_taken_up_at_its_last_sound_checkpoint() {
     let house = House::new();

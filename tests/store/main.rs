@@ -8,7 +8,8 @@ use std::future::poll_fn;
 use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -33,8 +34,12 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::with(Faults::default())
+    }
+
+    fn with(faults: Faults) -> Self {
         let dir = TempDir::new().unwrap();
-        Self { store: FsStore::open(dir.path()).unwrap(), dir }
+        Self { store: FsStore::open_with(dir.path(), faults).unwrap(), dir }
     }
 
     fn draft(&self, id: u64) -> Draft {

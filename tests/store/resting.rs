@@ -19,6 +19,38 @@ async fn a_resting_draft_wakes_as_it_was() {
     assert!(!house.draft_path(1).exists());
 }
 
+/// A client that leaves leaves pieces on their way. Should the next request end the upload before they are written, they
+/// would be written into a published blob.
+#[tokio::test]
+async fn a_draft_wakes_when_nothing_is_written_to_it_any_more() {
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let house = House::with(Faults::new(move |call| {
+        if call == Call::Write {
+            // Once nobody holds the other end all go on.
+            let _ = gate.lock().unwrap().recv();
+        }
+        None
+    }));
+    let mut draft = house.draft(1);
+    draft.append_behind(vec![Bytes::from_static(b"on its ")]).await.unwrap();
+    let resting = draft.rest();
+    assert!(resting.is_empty());
+    let store = Arc::new(house.store);
+    let waking = tokio::task::spawn_blocking({
+        let store = Arc::clone(&store);
+        move || store.wake_draft(Box::new(resting))
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waking.is_finished());
+    drop(release);
+    let mut draft = waking.await.unwrap().unwrap().unwrap();
+    assert_eq!(draft.digest(), digest(b"on its "));
+    draft.append(vec![Bytes::from_static(b"way")]).await.unwrap();
+    let blob = draft.publish(&digest(b"on its way"), Durability::Durable).await.unwrap();
+    assert_eq!(blob.read_all().unwrap(), "on its way");
+}
+
 #[tokio::test]
 async fn a_draft_whose_file_is_gone_does_not_wake() {
     let house = House::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use tokio::runtime::Handle;
 
 use super::client::Client;
 use super::line::{Full, Line};
@@ -21,19 +22,22 @@ pub(super) struct Busy;
 
 #[derive(Debug)]
 pub(super) struct Passwords {
+    /// Of the server: who is checked holds one of few places, and must not wait behind one connection's reads.
+    runtime: Handle,
     line: Arc<Line>,
     metrics: Arc<Metrics>,
 }
 
 impl Passwords {
+    /// Hashes on threads of the runtime that this is called in.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { line: Line::new(AT_ONCE, MOST_WAITING), metrics }
+        Self { runtime: Handle::current(), line: Line::new(AT_ONCE, MOST_WAITING), metrics }
     }
 
     /// Has no time for anybody.
     #[cfg(test)]
     pub fn busy() -> Self {
-        Self { line: Line::new(0, 0), metrics: Metrics::new() }
+        Self { line: Line::new(0, 0), ..Self::new(Metrics::new()) }
     }
 
     /// Whether the password is the one that `stored` was made of. Without anything stored it is not, and
@@ -74,7 +78,7 @@ impl Passwords {
     ) -> Result<T, Busy> {
         let place = self.line.enter(client).await.map_err(|Full| Busy)?;
         let metrics = Arc::clone(&self.metrics);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = self.runtime.spawn_blocking(move || {
             let _place = place;
             work(&metrics)
         });
@@ -137,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn too_many_at_once_are_sent_away_and_not_kept_waiting() {
-        let passwords = Passwords { line: Line::new(1, 0), metrics: Metrics::new() };
+        let passwords = Passwords { line: Line::new(1, 0), ..Passwords::new(Metrics::new()) };
         let verify = || passwords.verify(Client::House, None, Vec::new());
         assert_eq!(tokio::join!(verify(), verify()), (Ok(false), Err(Busy)));
         assert_eq!(verify().await, Ok(false));

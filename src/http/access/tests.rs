@@ -28,7 +28,7 @@ fn envelope() -> Arc<Envelope> {
 }
 
 fn logging(log: &Log) -> Arc<Envelope> {
-    let trusted_proxies = vec!["10.0.0.0/8".parse().expect("a net")];
+    let trusted_proxies = ["10.0.0.0/8".parse().expect("a net")].into();
     let kept = log.clone();
     let put = move |line: &[u8]| kept.0.lock().expect("no writer panicked").extend_from_slice(line);
     let log = Some(AccessLog::new(LogFormat::Json, put));

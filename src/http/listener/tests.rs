@@ -142,13 +142,17 @@ fn patient() -> Limits {
     Limits { connections: 10, first_head: long, idle: long, stalled_write: long, refused: long }
 }
 
+fn threads() -> Arc<Threads> {
+    Arc::new(Threads::start(2, "connections").expect("threads"))
+}
+
 impl Server {
     fn start(limits: Limits, grace: Duration) -> Self {
         let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a free port");
         let address = listener.local_address().expect("bound");
         let fake = Fake::new();
         let stop = CancellationToken::new();
-        let serving = serve(vec![listener], fake.clone(), limits, stop.clone(), grace);
+        let serving = serve(vec![listener], fake.clone(), limits, threads(), stop.clone(), grace);
         let done = tokio::runtime::Handle::current().spawn(serving);
         Self { address, fake, stop, done }
     }
@@ -379,7 +383,7 @@ async fn the_admin_socket_is_for_its_owner_and_goes_with_its_server() {
     assert_eq!(mode & 0o777, 0o600);
     let fake = Fake::new();
     let stop = CancellationToken::new();
-    let serving = serve(vec![listener], fake.clone(), patient(), stop.clone(), PATIENT);
+    let serving = serve(vec![listener], fake.clone(), patient(), threads(), stop.clone(), PATIENT);
     let asking = async {
         let mut stream = tokio::net::UnixStream::connect(&path).await.expect("a listening server");
         stream.write_all(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::http::body::{ResponseBody, Source, Way, Witness};
-use crate::http::{Handler, Limits, Listener, Peer, serve};
+use crate::http::{Handler, Limits, Listener, Peer, Threads, serve};
 use crate::telemetry::Metrics;
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -130,7 +130,15 @@ async fn start_with(content: &[u8], limits: Limits) -> (TcpStream, CancellationT
     let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_address().expect("bound");
     let stop = CancellationToken::new();
-    tokio::runtime::Handle::current().spawn(serve(vec![listener], files, limits, stop.clone(), PATIENT));
+    let threads = Arc::new(Threads::start(2, "connections").expect("threads"));
+    tokio::runtime::Handle::current().spawn(serve(
+        vec![listener],
+        files,
+        limits,
+        threads,
+        stop.clone(),
+        PATIENT,
+    ));
     (TcpStream::connect(address).await.expect("a server"), stop)
 }
 
