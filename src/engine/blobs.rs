@@ -8,7 +8,7 @@ use super::actor::{Join, Joined};
 use super::answers::{Answer, AnswerKey, Generation, Of, SMALL, Told};
 use super::bypass::Bypass;
 use super::errors::refused;
-use super::flight::{FlightKey, FlightTail, Outcome, Source, Task};
+use super::flight::{FlightKey, FlightTail, Outcome, Parting, Source, Task};
 use super::manifests::source;
 use super::model::{BlobAnswer, BlobWant, EngineError, ErrorKind, Scope, Verdict, Want};
 use super::reader::{Reader, Wanted};
@@ -248,10 +248,13 @@ impl Engine {
         };
         let Ok(size) = known else {
             // It was sent nothing. The disk being full is no reason to send it away; otherwise it may follow the
-            // fill to its next draft, or learn why there is none.
-            return match flight.salvage.get() {
-                Some(_) => self.read_past(scope, digest, want).await.map(Joining::Answer),
-                None => Ok(Joining::Again),
+            // fill to its next draft.
+            return match flight.parting.get() {
+                Some(Parting::Salvage(_)) => self.read_past(scope, digest, want).await.map(Joining::Answer),
+                Some(Parting::Failed { source: lead, failure, story }) if *lead == source(scope) => {
+                    Err(refused(Refusal::Failed(*failure), story.as_ref(), ErrorKind::BlobUnknown))
+                }
+                Some(Parting::Failed { .. }) | None => Ok(Joining::Again),
             };
         };
         let range = resolve(want.range, size)?;

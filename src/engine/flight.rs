@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::model::Manifest;
-use crate::cache::{self, Lane};
+use crate::cache::{self, Failure, Lane};
 use crate::names::{Digest, Hasher, ImageName, MediaType, Reference, RepositoryId, Tag};
 use crate::store::Tail;
 
@@ -96,15 +96,24 @@ pub(super) enum Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct FlightTail {
     pub tail: Tail,
-    /// Set before the tail ends when the disk filled up: where and how to go on without the cache.
-    pub salvage: Arc<OnceLock<Salvage>>,
+    /// Set before the tail ends, where it ends badly and there is something to say to who reads along.
+    pub parting: Arc<OnceLock<Parting>>,
 }
 
 impl FlightTail {
-    /// Who reads holds the salvage. Asked by the actor, which holds it too, of a fill that runs, and holds it as well.
+    /// Who reads holds the parting. Asked by the actor, which holds it too, of a fill that runs, and holds it as well.
     pub fn is_read(&self) -> bool {
-        Arc::strong_count(&self.salvage) > 2
+        Arc::strong_count(&self.parting) > 2
     }
+}
+
+/// What a fill that failed leaves to who reads along.
+#[derive(Debug)]
+pub(super) enum Parting {
+    /// The disk filled up: where and how to go on without the cache.
+    Salvage(Salvage),
+    /// The upstream's failure, for all who read through the same source. Another source may still have it.
+    Failed { source: Source, failure: Failure, story: Option<Story> },
 }
 
 /// The state of a fill that ran out of disk space at `at` bytes.

@@ -15,7 +15,8 @@ use super::Engine;
 use super::actor::Joined;
 use super::blobs;
 use super::bypass::Bypass;
-use super::flight::{FlightTail, Salvage};
+use super::flight::{FlightTail, Parting, Salvage};
+use super::manifests::source;
 use super::model::Scope;
 use crate::cache::Refusal;
 use crate::names::{ByteRange, Digest, Hasher};
@@ -68,7 +69,7 @@ struct Stored {
 struct Along {
     engine: Engine,
     reader: store::Reader,
-    salvage: Arc<OnceLock<Salvage>>,
+    parting: Arc<OnceLock<Parting>>,
     wanted: Wanted,
     moves: usize,
 }
@@ -163,9 +164,9 @@ fn stored(engine: Engine, digest: Digest, blob: Blob, part: ByteRange) -> Inner 
 }
 
 fn along(engine: Engine, flight: FlightTail, wanted: Wanted, moves: usize) -> Inner {
-    let FlightTail { tail, salvage } = flight;
+    let FlightTail { tail, parting } = flight;
     let reader = tail.reader(wanted.start, Some(wanted.end));
-    Inner::Along(Box::new(Along { engine, reader, salvage, wanted, moves }))
+    Inner::Along(Box::new(Along { engine, reader, parting, wanted, moves }))
 }
 
 fn past(bypass: Bypass, start: u64, end: u64) -> Inner {
@@ -228,13 +229,17 @@ fn unreadable(engine: &Engine, digest: Digest, blob: &Blob, error: io::Error) ->
 }
 
 impl Along {
-    /// Where to go on after the fill failed: past the cache if it ran out of space, to the fill's next draft if
-    /// nothing was sent yet, else nowhere.
+    /// Where to go on after the fill failed: past the cache if it ran out of space, to the fill's next draft, or that of
+    /// another fill where only another source failed, if nothing was sent yet, else nowhere.
     fn next_place(&self, sent: u64) -> Option<Moving> {
         let engine = self.engine.clone();
         let wanted = Wanted { start: self.wanted.start + sent, ..self.wanted.clone() };
-        if let Some(salvage) = self.salvage.get() {
-            return Some(Box::pin(go_past(engine, wanted, salvage.clone())));
+        match self.parting.get() {
+            Some(Parting::Salvage(salvage)) => {
+                return Some(Box::pin(go_past(engine, wanted, salvage.clone())));
+            }
+            Some(Parting::Failed { source: lead, .. }) if *lead == source(&wanted.scope) => return None,
+            Some(Parting::Failed { .. }) | None => {}
         }
         let moves = self.moves.checked_sub(1)?;
         (sent == 0).then(|| -> Moving { Box::pin(follow(engine, wanted, moves)) })

@@ -64,6 +64,25 @@ async fn who_was_sent_nothing_follows_to_the_clean_retry() {
     assert_eq!(house.pull("a/b", &layer.digest).await.unwrap().whole(), layer.bytes);
 }
 
+/// Who looked again made a fetch of its own, as soon as the failure was not remembered any more, or where it never was.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_failure_of_a_fetch_is_that_of_all_who_read_along() {
+    let at_once = Fault::answer(429, &[("retry-after", "0")], "");
+    // Up to 64 KiB nothing is sent before the proof; of more the head is, and what this range wants never came.
+    for (size, range) in [(40_000, ""), (SIZE, "bytes=200000-")] {
+        let registry = Registry::open().await;
+        let (house, layer) = House::cold(&registry, size).await;
+        registry.script(&layer.digest.to_string(), [Fault::CloseAt(10_000), at_once.clone()]);
+        match house.blob("a/b", &layer.digest, range).await {
+            Ok(answer) => assert_eq!(drain(answer.reader.unwrap()).await.broken(), b""),
+            Err(error) => {
+                assert_eq!((error.kind, error.verdict), (ErrorKind::TooManyRequests, Some(Verdict::Miss)));
+            }
+        }
+        assert_eq!(registry.asked(&layer.digest.to_string()).len(), 2, "{size}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn too_long_and_too_short_bodies_are_never_complete() {
     for fault in [Fault::Longer(100), Fault::All(vec![Fault::Longer(100), Fault::NoLength])] {

@@ -50,7 +50,8 @@ fn every_cell_has_a_result() {
     }
     let (ran, impossible) = report::count(&results);
     println!("{ran} cells ran, {impossible} are impossible, in {:?}", started.elapsed());
-    assert!(failed.is_empty(), "{} cells are red", failed.len());
+    let red: Vec<String> = failed.iter().map(|result| result.cell.id()).collect();
+    assert!(red.is_empty(), "{} cells are red: {}", red.len(), red.join(", "));
     if wanted.is_empty() {
         assert_eq!(results.len(), 660);
         report::hold_against_the_page(&results);

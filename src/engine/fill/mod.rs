@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use self::notes::{Notes, Promise};
 use super::attempts::{self, Attempts, Verdict};
 use super::drafts::Leftover;
-use super::flight::{FlightTail, Salvage, Source, Story};
+use super::flight::{FlightTail, Parting, Salvage, Source, Story};
 use super::guards::{FillGuard, FillLine};
 use super::repository::Repository;
 use super::shared::Shared;
@@ -87,7 +87,8 @@ pub(super) async fn run(
             guard.failed(Failure::Transport, None);
         }
         Err(Ended { failure, story, draft }) => {
-            // In this order: a reader who had nothing of it asks again, and must hear why, not find it once more.
+            // In this order: a reader through another source, who had nothing of it, asks again and must not find it once
+            // more.
             guard.failed(failure, story);
             if let Some((draft, why)) = draft {
                 draft.fail(why);
@@ -105,7 +106,7 @@ struct Fill {
     /// From the descriptor that named the digest, where there was one.
     expected: Option<u64>,
     draft: Draft,
-    salvage: Arc<OnceLock<Salvage>>,
+    parting: Arc<OnceLock<Parting>>,
     /// Readers have the tail.
     announced: bool,
     validator: Option<String>,
@@ -147,7 +148,7 @@ impl Fill {
             repository,
             expected,
             draft,
-            salvage: Arc::default(),
+            parting: Arc::default(),
             announced: false,
             validator: None,
             notes,
@@ -209,7 +210,7 @@ impl Fill {
     }
 
     fn tail(&self) -> FlightTail {
-        FlightTail { tail: self.draft.tail(), salvage: Arc::clone(&self.salvage) }
+        FlightTail { tail: self.draft.tail(), parting: Arc::clone(&self.parting) }
     }
 
     async fn publish(self) -> Result<u64, Ended> {
@@ -265,12 +266,16 @@ impl Fill {
         cannot_keep(&self.shared, &self.digest, self.draft.len(), &error);
         let salvage = Salvage { at: self.draft.len(), hasher: self.draft.hasher() };
         if !Bug::SalvageForgotten.is_planted() {
-            // Set once only: this is an end.
-            let _ = self.salvage.set(salvage);
+            self.part(Parting::Salvage(salvage));
         }
         self.notes.forget(self.draft.id()).await;
         self.draft.fail(format!("the draft cannot be written: {error}").into());
         Ended::UNKEPT
+    }
+
+    fn part(&self, words: Parting) {
+        // Set once only: this is an end.
+        let _ = self.parting.set(words);
     }
 
     async fn put_down(mut self) -> Ended {
@@ -302,6 +307,7 @@ impl Fill {
             None => (Failure::Transport, None),
         };
         let why = story.as_ref().map_or("the fetch failed".into(), |story| Arc::clone(&story.message));
+        self.part(Parting::Failed { source: self.source.clone(), failure, story: story.clone() });
         self.notes.forget(self.draft.id()).await;
         Ended { failure, story, draft: Some((self.draft, why)) }
     }
