@@ -380,7 +380,7 @@ impl Shell {
             {
                 let first = !std::mem::replace(&mut known.taken, true);
                 let too_large = self.coordinator.is_too_large(flight);
-                Joined::Tail { tail: tail.clone(), first, too_large }
+                Joined::Tail { tail: tail.clone(), first, too_large, whole: tail.is_whole() }
             }
             _ => Joined::NeedProof,
         };

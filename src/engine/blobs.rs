@@ -18,7 +18,7 @@ use crate::cache::{Event, Refusal};
 use crate::meta::{CopyRow, LinkRow, MetaExt as _};
 use crate::names::{ByteRange, Digest, RangeRequest};
 use crate::planted::Bug;
-use crate::store::{Blob, End, Trouble};
+use crate::store::{Blob, Trouble};
 
 /// "It is here" may be stale news when the file is opened: an eviction can win, but hardly three times. After so
 /// many looks the answer is fetched past the cache.
@@ -200,9 +200,7 @@ impl Engine {
     ) -> Result<Joining, EngineError> {
         let joined = self.join_content(scope, digest, proven).await?;
         match joined {
-            Joined::Tail { tail, first, too_large } => {
-                // Its last byte is out already; only its row is not written yet.
-                let whole = tail.tail.progress().end == Some(End::Complete);
+            Joined::Tail { tail, first, too_large, whole } => {
                 let verdict = match (first, whole) {
                     // The next one will not find it here.
                     (true, _) if too_large => Verdict::Bypass,

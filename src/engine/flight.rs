@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::model::Manifest;
 use crate::cache::{self, Failure, Lane};
 use crate::names::{Digest, Hasher, ImageName, MediaType, Reference, RepositoryId, Tag};
-use crate::store::Tail;
+use crate::store::{End, Tail};
 
 /// What is fetched once, however many ask.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,6 +104,11 @@ impl FlightTail {
     /// Who reads holds the parting. Asked by the actor, which holds it too, of a fill that runs, and holds it as well.
     pub fn is_read(&self) -> bool {
         Arc::strong_count(&self.parting) > 2
+    }
+
+    /// Its last byte is out.
+    pub fn is_whole(&self) -> bool {
+        self.tail.progress().end == Some(End::Complete)
     }
 }
 

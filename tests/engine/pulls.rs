@@ -4,7 +4,7 @@ use binaryrepo::engine::{BlobWant, ErrorKind, Verdict, Want};
 use binaryrepo::names::RangeRequest;
 
 use super::house::{House, drain};
-use super::support::fault::Fault;
+use super::support::fault::{Fault, Gate};
 use super::support::image::{Content, Image, Index};
 use super::support::upstream::{Access, Options, Registry};
 
@@ -31,6 +31,31 @@ async fn an_image_is_fetched_once_and_then_served_from_here() {
         assert_eq!(answered(&blob.digest.to_string()), 1);
     }
     assert_eq!(registry.asked("GET /token").len(), 1);
+}
+
+/// On a busy machine all of it may have come before who waited for it is given its turn.
+#[tokio::test]
+async fn who_waited_for_a_fetch_joined_it_however_late_its_turn_comes() {
+    let registry = Registry::open().await;
+    let (house, layer) = House::cold(&registry, 300_000).await;
+    let gate = Gate::closed();
+    registry.script(&layer.digest.to_string(), [Fault::Hold(gate.clone())]);
+    let pull = || Box::pin(house.blob("a/b", &layer.digest, ""));
+    let (mut first, mut late) = (pull(), pull());
+    for (waiting, one) in [(1, &mut first), (2, &mut late)] {
+        tokio::select! {
+            _ = one => panic!("the upstream holds"),
+            () = house.until_waiting(waiting) => {}
+        }
+    }
+    gate.open();
+    let first = first.await.unwrap();
+    assert_eq!(drain(first.reader.unwrap()).await.whole(), layer.bytes);
+    house.rest().await;
+    let late = late.await.unwrap();
+    assert_eq!((first.verdict, late.verdict), (Verdict::Miss, Verdict::Joined));
+    assert_eq!(drain(late.reader.unwrap()).await.whole(), layer.bytes);
+    assert_eq!(house.pulled("a/b", &layer).await, Verdict::Hit);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -282,6 +282,7 @@ async fn paths_and_digests_that_cannot_be_ask_the_disk_for_nothing() {
         // Housekeeping asks for the space in its own time.
         steps.into_iter().filter(|step| *step != Step::Call(Call::Space)).collect::<Vec<_>>()
     };
+    server.knows_what_is_here().await;
     server.disk.trail.begin();
     assert_eq!(client.get(&blob("a", &there.digest)).await.status, 200);
     assert!(calls().contains(&Step::Call(Call::Open)), "what is there is opened");

@@ -27,6 +27,12 @@ pub struct Workshop {
 }
 
 impl Workshop {
+    /// Waits until the start has listed the files, which it does in its own time.
+    pub async fn knows_what_is_here(&self) {
+        let loaded = async || self.engine.status().await.counts.loaded.then_some(());
+        found("it is known what lies here", loaded).await;
+    }
+
     /// On a data directory that may be there already. `meta` goes between the engine and its metadata.
     pub async fn open<M: Meta + 'static>(
         dir: TempDir,

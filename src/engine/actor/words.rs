@@ -18,6 +18,8 @@ pub(in crate::engine) enum Joined {
         tail: FlightTail,
         first: bool,
         too_large: bool,
+        /// Who came found all of it there; only its row was not written yet.
+        whole: bool,
     },
     /// It lies under its digest.
     Present,
